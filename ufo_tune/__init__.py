@@ -1,0 +1,39 @@
+"""Teach a vision-language model to point.
+
+Layers: core < plugins, templates, config < datasets | tasks | models | objectives | metrics < data < engine < cli.
+Public names are imported when first used, so that ``import ufo_tune`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ufo_tune.config import Protocol, Recipe
+    from ufo_tune.engine.checkpoint import load
+    from ufo_tune.engine.evaluate import evaluate
+    from ufo_tune.engine.predict import Predictor
+    from ufo_tune.engine.train import train
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Recipe": "ufo_tune.config",
+    "Protocol": "ufo_tune.config",
+    "train": "ufo_tune.engine.train",
+    "evaluate": "ufo_tune.engine.evaluate",
+    "Predictor": "ufo_tune.engine.predict",
+    "load": "ufo_tune.engine.checkpoint",
+}
+__all__ = ["Predictor", "Protocol", "Recipe", "evaluate", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ufo_tune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,280 @@
+"""Recipes (training) and protocols (evaluation): typed, frozen, refused on the first unknown key.
+
+    recipe = Recipe.load("quickstart", {"train.max_steps": "10"})
+
+Defaults live here; a YAML file says only what differs. Key names are those of transformers' ``TrainingArguments``
+where the meaning is the same. ``${NAME}`` in a string is an environment variable, and an unset one is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ufo_tune import resources
+from ufo_tune.errors import ConfigError
+from ufo_tune.plugins import did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class LoraSection(_Section):
+    """Low-rank adapters on the language model."""
+
+    r: int = Field(8, ge=1)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class ModelSection(_Section):
+    """Which weights, and which of them train."""
+
+    family: str = "llava"
+    """File of ufo_tune/models/."""
+    base: str
+    """Hub id, folder made by ``ufo-tune prepare``, ``embedded`` (the shipped tiny base) or ``tiny:<family>``."""
+    options: dict[str, Any] = {}
+    """Options of the family's ``build`` (image size, ...)."""
+    codec: dict[str, Any] = {}
+    """Fields of core.codec.Codec that differ from its defaults; used when the base has no codec yet."""
+    language: Literal["lora", "full", "frozen"] = "lora"
+    vision: Literal["full", "frozen"] = "frozen"
+    projector: Literal["full", "frozen"] = "frozen"
+    train_tokens: Literal["new", "full"] = "new"
+    """``new``: only the rows of our special tokens train; ``full``: embeddings, head and final norm (UFO's way)."""
+    lora: LoraSection = LoraSection()
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Dtype the weights are loaded in."""
+
+
+class MixtureEntry(_Section):
+    """One source of samples with its own weight."""
+
+    task: str
+    dataset: str
+    split: str = "train"
+    root: str = ""
+    options: dict[str, Any] = {}
+    """Keyword options of the dataset's ``load``."""
+    template: str = ""
+    """Name in data_templates/; default: the task's own."""
+    weight: float = Field(1.0, gt=0)
+    pack: int = Field(1, ge=1)
+    """Up to so many samples of one image share a row (single-answer tasks, template with the image first)."""
+    name: str = ""
+
+
+class DataSection(_Section):
+    """Where samples come from and what happens to them on the way."""
+
+    mixture: tuple[MixtureEntry, ...] = Field(min_length=1)
+    augment: dict[str, Any] = {}
+    """Options of data.augment.Augment; empty means none."""
+    max_length: int = Field(4096, ge=16)
+    """Longer rows are dropped and counted, never cut."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    num_workers: int = Field(0, ge=0)
+
+
+class TrainSection(_Section):
+    """The loop; names as in transformers' TrainingArguments."""
+
+    max_steps: int = Field(1000, ge=1)
+    max_seconds: float = Field(0, ge=0)
+    """Anneal over this wall time instead of ``max_steps`` and stop there; 0: off. Not resumable bit for bit."""
+    per_device_train_batch_size: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    lr_multipliers: dict[Literal["vision", "projector", "language", "tokens"], float] = {}
+    weight_decay: float = Field(0.01, ge=0)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    warmup_steps: int = Field(0, ge=0)
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    max_grad_norm: float = Field(1.0, gt=0)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    save_steps: int = Field(0, ge=0)
+    """Checkpoint every so many steps; 0: only at the end."""
+    save_total_limit: int = Field(2, ge=1)
+    logging_steps: int = Field(10, ge=1)
+    report_to: tuple[str, ...] = ("tensorboard",)
+
+
+class EvalSection(_Section):
+    """Evaluation by generation during and after training."""
+
+    every: int = Field(0, ge=0)
+    """Steps between evaluations; 0: none."""
+    protocols: tuple[str, ...] = ()
+    limit: int = Field(0, ge=0)
+    """Samples of each protocol; 0: all."""
+
+
+class _Document(_Section):
+    @classmethod
+    def load(cls, name_or_file: str, overrides: Mapping[str, str] | None = None) -> Self:
+        """Read a YAML by name (shipped) or path and apply ``{"a.b": "value"}`` overrides.
+
+        Raises:
+            ConfigError: no such file, bad YAML, unknown key, value out of range.
+        """
+        path = resources.locate(cls._folder(), name_or_file)
+        return cls.from_dict(read_yaml(path), overrides, where=path.name)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], overrides: Mapping[str, str] | None = None, where: str = "recipe") -> Self:
+        """Validate a plain dict; see ``load``."""
+        for key, text in (overrides or {}).items():
+            _set(data, key, yaml.safe_load(text), where)
+        try:
+            return cls.model_validate(_expand(data, where))
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(where, e, cls) for e in error.errors())) from error
+
+    def save(self, path: Path) -> None:
+        """Write the resolved document, defaults included."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+    @classmethod
+    def _folder(cls) -> str:
+        raise TypeError(cls)
+
+
+class Recipe(_Document):
+    """One training run. ``tasks`` and ``objectives`` map plug-in names to their options."""
+
+    description: str = ""
+    expected: str = ""
+    """Expected score with its source, or "not measured"."""
+    model: ModelSection
+    tasks: dict[str, dict[str, Any]] = {}
+    data: DataSection
+    objectives: dict[str, dict[str, Any]] = {"next_token": {}, "mask_retrieval": {}}
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+
+    @classmethod
+    def _folder(cls) -> str:
+        return "recipes"
+
+
+class DecodeSection(_Section):
+    """How answers are generated."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    constrained: bool = False
+    """Only tokens that the answer grammar allows."""
+    forced_runs: bool = True
+    compaction: bool = True
+    batch_size: int = Field(8, ge=1)
+
+
+class Protocol(_Document):
+    """One evaluation: what to ask, how, how to score it, and what others report."""
+
+    description: str = ""
+    task: str
+    template: str = ""
+    dataset: str
+    root: str = ""
+    splits: tuple[str, ...] = Field(min_length=1)
+    options: dict[str, Any] = {}
+    task_options: dict[str, Any] = {}
+    metric: str
+    metric_options: dict[str, Any] = {}
+    pack: int = Field(1, ge=1)
+    decode: DecodeSection = DecodeSection()
+    reference: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _references_have_sources(self) -> Self:
+        for row in self.reference:
+            if not {"model", "split", "source"} <= set(row):
+                raise ValueError(f"reference {row} needs model, split and source")
+        return self
+
+    @classmethod
+    def _folder(cls) -> str:
+        return "eval"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error}); mend the file") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping (got {type(data).__name__}); start with 'model:'")
+    return data
+
+
+def _set(data: Any, dotted: str, value: Any, where: str) -> None:
+    *parents, last = dotted.split(".")
+    node = data
+    for key in parents:
+        node = node[_index(node, key, where, dotted)] if isinstance(node, list) else node.setdefault(key, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(
+                f"{where}: --{dotted}: {key} is not a section (got {node!r}); give a key inside a section"
+            )
+    if isinstance(node, list):
+        node[_index(node, last, where, dotted)] = value
+    else:
+        node[last] = value
+
+
+def _index(items: list[Any], key: str, where: str, dotted: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"{where}: --{dotted}: no such entry (got {key!r}); use 0..{len(items) - 1}")
+    return int(key)
+
+
+def _expand(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, where) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ConfigError(f"{where}: environment variable is not set (got ${{{match[1]}}}); export {match[1]}=...")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", variable, value)
+
+
+def _explain(where: str, error: Any, root: type[BaseModel]) -> str:
+    dotted = ".".join(str(p) for p in error["loc"])
+    value = error.get("input")
+    if error["type"] == "extra_forbidden":
+        hint = did_you_mean(str(error["loc"][-1]), _keys(root, error["loc"][:-1]))
+        return f"{where}: {dotted}: no such key (got {value!r}); {hint}"
+    if error["type"] == "missing":
+        return f"{where}: {dotted}: is required (got nothing); add it"
+    return f"{where}: {dotted}: {error['msg']} (got {value!r}); see `ufo-tune recipes show` for an example"
+
+
+def _keys(model: Any, path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        inner = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type)]
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else inner[0]
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Training, evaluation, prediction, merging: the only layer that reads a recipe."""

@@ -1,0 +1,1 @@
+"""Evaluation numbers, one file each: ``Metric(**options)`` with ``update``, ``merge``, ``compute``."""

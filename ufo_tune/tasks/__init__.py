@@ -1,0 +1,1 @@
+"""How truth becomes a dialogue, and a generation a prediction."""

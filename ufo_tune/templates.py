@@ -1,0 +1,99 @@
+"""Wordings: the questions and answers of one task, from ``data_templates/*.yaml``.
+
+    template = templates.load("rec")
+    template.question(None, phrase="the red bus")  # the fixed wording of evaluation
+
+Training draws a wording with its own generator; evaluation always asks ``eval_question``.
+"""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from ufo_tune import resources
+from ufo_tune.config import _Document, read_yaml
+from ufo_tune.errors import ConfigError
+
+QUESTION_FIELDS = frozenset({"phrase", "classes", "question", "range"})
+"""What a question may ask the task to fill in."""
+ANSWER_FIELDS = frozenset({"label", "box", "mask", "text"})
+"""What an answer may ask the task to fill in."""
+
+
+class Template(_Document):
+    """The wordings of one task. Braces in a wording name a field; a literal brace is doubled.
+
+    ``answers`` is empty for tasks that spell their answers themselves (grid tasks).
+    """
+
+    name: str = ""
+    task: str
+    questions: tuple[str, ...] = Field(min_length=1)
+    eval_question: str
+    answers: tuple[str, ...] = ()
+    image_position: Literal["after", "before"] = "after"
+    image_attention: Literal["full", "causal"] = "full"
+    description: str = ""
+    source: str = ""
+
+    @field_validator("questions", "answers", "eval_question")
+    @classmethod
+    def _fields_are_known(cls, value: str | tuple[str, ...], info: object) -> str | tuple[str, ...]:
+        known = ANSWER_FIELDS if getattr(info, "field_name", "") == "answers" else QUESTION_FIELDS
+        for text in (value,) if isinstance(value, str) else value:
+            unknown = _fields(text) - known
+            if unknown:
+                raise ValueError(f"no such field {sorted(unknown)} in {text!r}; use {sorted(known)}")
+        return value
+
+    def question(self, rng: np.random.Generator | None, **fields: str) -> str:
+        """One question: drawn with ``rng``, or the wording of evaluation when it is None.
+
+        Raises:
+            ConfigError: the wording needs a field that was not given.
+        """
+        text = self.eval_question if rng is None else self.questions[int(rng.integers(len(self.questions)))]
+        return self._fill(text, fields)
+
+    def answer(self, rng: np.random.Generator | None, **fields: str) -> str:
+        """One answer: drawn with ``rng``, or the first wording when it is None.
+
+        Raises:
+            ConfigError: the wording needs a field that was not given, or there is no wording.
+        """
+        if not self.answers:
+            raise ConfigError(f"template {self.name}: has no answers (got none for task {self.task}); add 'answers:'")
+        text = self.answers[0 if rng is None else int(rng.integers(len(self.answers)))]
+        return self._fill(text, fields)
+
+    def _fill(self, text: str, fields: dict[str, str]) -> str:
+        missing = _fields(text) - set(fields)
+        if missing:
+            raise ConfigError(
+                f"template {self.name}: {text!r} needs {sorted(missing)} (got {sorted(fields)}); "
+                f"mend the wording, task {self.task} cannot fill it"
+            )
+        return text.format(**fields)
+
+    @classmethod
+    def _folder(cls) -> str:
+        return "data_templates"
+
+
+def load(name_or_file: str) -> Template:
+    """Read a template by its name in ``data_templates/``, or a YAML file of your own.
+
+    Raises:
+        ConfigError: no such template, bad YAML, unknown key or field.
+    """
+    path = resources.locate(Template._folder(), name_or_file)
+    return Template.from_dict({"name": path.stem, **read_yaml(path)}, where=path.name)
+
+
+def _fields(text: str) -> set[str]:
+    """Names in braces. Stray braces raise ValueError, which the validator turns into a located message."""
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
