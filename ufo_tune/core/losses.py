@@ -1,0 +1,80 @@
+"""Losses as pure functions. Each gives a sum and a count (``LossTerm``), never a mean."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ufo_tune.core.types import IGNORE, LossTerm
+
+_SMOOTH = 1e-3
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> LossTerm:
+    """Cross-entropy of tokens; nothing is shifted here.
+
+    Args:
+        logits: [..., V] at the positions that predict ``labels``.
+        labels: [...] int64, ``IGNORE`` where unsupervised.
+        weights: [...] of each token; default 1.
+
+    Returns:
+        The weighted sum over supervised tokens and the sum of their weights.
+    """
+    flat = labels.reshape(-1)  # [T]
+    losses = F.cross_entropy(
+        logits.reshape(len(flat), logits.shape[-1]).float(),  # [T, V]
+        flat,
+        ignore_index=IGNORE,
+        reduction="none",
+    )
+    mass = (flat != IGNORE).float()
+    if weights is not None:
+        mass = mass * weights.reshape(-1).float()
+    return LossTerm((losses * mass).sum(), mass.sum())
+
+
+def dice(logits: Tensor, targets: Tensor) -> LossTerm:
+    """Dice loss ``1 - (2 sum(p g) + 1e-3) / (sum(p) + sum(g) + 1e-3)`` of each mask.
+
+    Args:
+        logits: [M, H, W].
+        targets: [M, H, W] in [0, 1].
+
+    Returns:
+        The sum over masks, and M.
+
+    Source:
+        UFO (arXiv 2503.01342), "naive" variant of its code at 6976de9.
+    """
+    p, g = logits.float().sigmoid().flatten(1), targets.float().flatten(1)  # [M, H*W]
+    losses = 1 - (2 * (p * g).sum(1) + _SMOOTH) / (p.sum(1) + g.sum(1) + _SMOOTH)  # [M]
+    return LossTerm(losses.sum(), _count(logits))
+
+
+def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> LossTerm:
+    """Focal loss ``alpha_t (1 - p_t)^gamma BCE``, a mean over the pixels of each mask.
+
+    Args:
+        logits: [M, H, W].
+        targets: [M, H, W] in [0, 1].
+        alpha: weight of foreground pixels; ``1 - alpha`` that of the others.
+        gamma: how much well-classified pixels are played down.
+
+    Returns:
+        The sum over masks of their pixel means, and M.
+
+    Source:
+        Lin et al. 2017 (arXiv 1708.02002).
+    """
+    x, g = logits.float().flatten(1), targets.float().flatten(1)  # [M, H*W]
+    p = x.sigmoid()
+    wrong = p * (1 - g) + (1 - p) * g  # 1 - p_t
+    weight = alpha * g + (1 - alpha) * (1 - g)
+    losses = weight * wrong**gamma * F.binary_cross_entropy_with_logits(x, g, reduction="none")  # [M, H*W]
+    return LossTerm(losses.mean(1).sum(), _count(logits))
+
+
+def _count(logits: Tensor) -> Tensor:
+    return torch.tensor(float(len(logits)), device=logits.device)
