@@ -1,0 +1,115 @@
+"""What every metric promises, for each file of ufo_tune/metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ufo_tune import plugins
+from ufo_tune.core import masks
+from ufo_tune.core.types import Prediction, Sample, Targets
+
+NAMES = plugins.names("metrics")
+CLASSES = ("circle", "square")
+SIZE = (40, 50)
+BETTER_IS_LESS = {"RMSE", "AbsRel", "log10"}
+
+
+def _pair(number: int) -> tuple[Sample, Prediction]:
+    """A sample with truth of every kind, and what a perfect model would say of it."""
+    bitmap = np.zeros((1, *SIZE), dtype=bool)
+    bitmap[0, 3 : 20 + number, 4 : 30 - number] = True
+    rles = masks.encode_many(bitmap)
+    boxes, labels = masks.boxes_of(rles), torch.tensor([number % 2])
+    label_map = np.where(bitmap[0], number % 2, 1 - number % 2).astype(np.int16)
+    depth = np.where(bitmap[0], 1.0 + number, 5.0).astype(np.float32)
+    text = f"a {CLASSES[number % 2]} on number {number}"
+    targets = Targets(boxes, rles, labels, label_map=label_map, depth=depth, text=text)
+    sample = Sample(
+        np.zeros((*SIZE, 3), np.uint8), SIZE, "any", classes=CLASSES, targets=targets, source=f"made#{number}"
+    )
+    return sample, Prediction(boxes, rles, torch.tensor([0.5 + number / 20]), labels, label_map, depth, text)
+
+
+def _spoil(prediction: Prediction, number: int) -> Prediction:
+    """Every third answer is shifted, every fourth is unreadable."""
+    if number % 4 == 3:
+        return Prediction(masks=(), label_map=prediction.label_map, depth=prediction.depth, invalid=1)
+    if number % 3:
+        return prediction
+    moved = masks.encode_many(np.roll(masks.decode_many(prediction.masks), 2, axis=1))
+    return replace(prediction, boxes=prediction.boxes + 2, masks=moved, text=prediction.text + " or not")
+
+
+def _build(name: str) -> object:
+    return plugins.find("metrics", name).Metric()
+
+
+def _run(name: str, numbers: list[int], change: Callable[[Prediction, int], Prediction] = lambda p, _: p) -> object:
+    metric = _build(name)
+    for number in numbers:
+        sample, prediction = _pair(number)
+        metric.update(sample, change(prediction, number))
+    return metric
+
+
+def _finite(values: dict[str, float]) -> bool:
+    return all(math.isfinite(v) for v in values.values())
+
+
+def test_there_are_metrics():
+    assert {"rec_accuracy", "seg_iou", "coco_ap", "exact_match"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_perfect_is_one(name):
+    values = _run(name, list(range(6))).compute()
+    assert (values.pop("n"), values.pop("invalid")) == (6, 0)
+    for key, value in values.items():
+        wanted = 0.0 if key in BETTER_IS_LESS else 1.0
+        # -1: COCO's word for "no true object of this area"
+        assert value == pytest.approx(wanted) or (name == "coco_ap" and key in {"APm", "APl"} and value == -1), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_is_numbers(name):
+    values = _build(name).compute()
+    assert (values["n"], values["invalid"]) == (0, 0)
+    assert _finite(values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_does_not_matter(name):
+    numbers = list(range(9))
+    forward, backward = (_run(name, order, _spoil).compute() for order in (numbers, numbers[::-1]))
+    assert forward == backward
+    assert forward["invalid"] == 2
+    assert _finite(forward)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_halves_merge_to_the_whole(name):
+    numbers = list(range(9))
+    left, right = _run(name, numbers[::2], _spoil), _run(name, numbers[1::2], _spoil)
+    left.merge(right)
+    left.merge(_build(name))
+    assert left.compute() == _run(name, numbers, _spoil).compute()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spoilt_answers_score_less(name):
+    perfect, spoilt = _run(name, list(range(9))).compute(), _run(name, list(range(9)), _spoil).compute()
+    key = next(iter(perfect))
+    assert (spoilt[key] > perfect[key]) if key in BETTER_IS_LESS else (spoilt[key] < perfect[key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_definition_and_source(name):
+    text = plugins.find("metrics", name).__doc__
+    assert "Definition:" in text or "Definition," in text
+    assert "Source:" in text

@@ -1,0 +1,409 @@
+"""Metrics against hand-worked cases, independent formulas and pycocotools reading files from disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ufo_tune.core import masks
+from ufo_tune.core.types import Prediction, Sample, Targets
+from ufo_tune.errors import ConfigError, EvalError
+from ufo_tune.metrics import coco_ap, exact_match, rec_accuracy, seg_iou
+
+SIZE = (8, 10)
+
+
+def _sample(number: int = 0, size: tuple[int, int] = SIZE, classes: tuple[str, ...] = (), **targets: object) -> Sample:
+    image = np.zeros((*size, 3), np.uint8)
+    return Sample(image, size, "any", classes=classes, targets=Targets(**targets), source=f"made/test#{number:03d}")
+
+
+def _one_box(box: list[float]) -> dict[str, torch.Tensor]:
+    return {"boxes": torch.tensor([box]), "labels": torch.zeros(1, dtype=torch.long)}
+
+
+def _mask_sample(pixels: np.ndarray, number: int = 0, **more: object) -> Sample:
+    one = {**_one_box([0, 0, 1, 1]), "masks": (masks.encode(pixels),)}
+    return _sample(number, pixels.shape, **one, **more)
+
+
+def _block(rows: slice, columns: slice, size: tuple[int, int] = SIZE) -> np.ndarray:
+    pixels = np.zeros(size, dtype=bool)
+    pixels[rows, columns] = True
+    return pixels
+
+
+# ---- rec_accuracy ----
+
+
+@pytest.mark.parametrize(
+    ("predicted", "iou"),
+    [
+        ([0, 0, 4, 4], 1.0),
+        ([0, 0, 4, 2], 0.5),  # 8 / 16: exactly at the threshold counts as right
+        ([2, 0, 6, 4], 8 / 24),
+        ([0, 0, 2, 1.9], 3.8 / 16),
+        ([5, 5, 9, 9], 0.0),
+        ([4, 0, 8, 4], 0.0),  # touching edges share no area
+        ([3, 3, 1, 1], 0.0),  # corners swapped: no area
+        ([2, 2, 2, 2], 0.0),
+        ([float("nan"), 0, 4, 4], 0.0),
+        ([0, 0, float("inf"), 4], 0.0),
+    ],
+)
+def test_rec_one_box_by_hand(predicted, iou):
+    metric = rec_accuracy.Metric()
+    metric.update(_sample(**_one_box([0, 0, 4, 4])), Prediction(boxes=torch.tensor([predicted], dtype=torch.float32)))
+    values = metric.compute()
+    assert values["mean_IoU"] == pytest.approx(iou, abs=1e-6)
+    assert values["Acc@0.5"] == float(iou >= 0.5)
+
+
+def test_rec_means_over_samples_and_counts_invalid_answers_as_misses():
+    metric = rec_accuracy.Metric()
+    truth = _one_box([0, 0, 4, 4])
+    metric.update(_sample(**truth), Prediction(boxes=torch.tensor([[0.0, 0, 4, 3]])))
+    metric.update(_sample(**truth), Prediction(invalid=1))
+    assert metric.compute() == {"Acc@0.5": 0.5, "mean_IoU": 0.375, "n": 2, "invalid": 1}
+
+
+def test_rec_zero_area_truth_and_prediction_give_numbers():
+    metric = rec_accuracy.Metric()
+    metric.update(_sample(**_one_box([1, 1, 1, 1])), Prediction(boxes=torch.tensor([[1.0, 1, 1, 1]])))
+    assert metric.compute()["mean_IoU"] == 0.0
+
+
+def test_rec_needs_exactly_one_true_box():
+    with pytest.raises(EvalError, match=r"made/test#000: rec_accuracy needs one true box \(got 0\)"):
+        rec_accuracy.Metric().update(_sample(), Prediction())
+    with pytest.raises(EvalError, match="has no truth"):
+        rec_accuracy.Metric().update(_sample().with_(targets=None), Prediction())
+
+
+def test_rec_agrees_with_pycocotools_on_random_boxes():
+    from pycocotools import mask as coco
+
+    rng = np.random.default_rng(0)
+    corner, side = rng.uniform(0, 50, (60, 2, 2)), rng.uniform(1, 60, (60, 2, 2))
+    wanted = [coco.iou([[*c[0], *s[0]]], [[*c[1], *s[1]]], [0])[0, 0] for c, s in zip(corner, side, strict=True)]
+    metric = rec_accuracy.Metric()
+    for number, (c, s) in enumerate(zip(corner, side, strict=True)):
+        xyxy = torch.tensor(np.concatenate([c, c + s], axis=1))
+        metric.update(_sample(number, **_one_box(xyxy[1].tolist())), Prediction(boxes=xyxy[:1]))
+    assert metric.rows == pytest.approx(wanted, abs=1e-6)
+
+
+# ---- seg_iou ----
+
+
+def test_seg_by_hand():
+    metric = seg_iou.Metric()
+    # I, U: 8, 16 (IoU .5) and 60, 80 (IoU .75)
+    pairs = [
+        (_block(slice(0, 4), slice(0, 4)), _block(slice(0, 2), slice(0, 4))),
+        (_block(slice(0, 8), slice(0, 10)), _block(slice(0, 6), slice(0, 10))),
+    ]
+    for number, (wanted, given) in enumerate(pairs):
+        metric.update(_mask_sample(wanted, number), Prediction(masks=(masks.encode(given),)))
+    values = metric.compute()
+    assert values["cIoU"] == 68 / 96
+    assert values["gIoU"] == 0.625
+    assert (values["Pr@0.5"], values["Pr@0.7"], values["Pr@0.9"]) == (1.0, 0.5, 0.0)
+    assert (values["n"], values["invalid"]) == (2, 0)
+
+
+def test_seg_empty_cases():
+    """Empty-empty is 1 for gIoU and adds nothing to cIoU; one empty side is 0."""
+    block, empty = _block(slice(0, 2), slice(0, 2)), np.zeros(SIZE, dtype=bool)
+    metric = seg_iou.Metric()
+    metric.update(_mask_sample(empty), Prediction())
+    assert metric.compute()["gIoU"] == metric.compute()["cIoU"] == metric.compute()["boundary_IoU"] == 1.0
+    metric.update(_mask_sample(block, 1), Prediction(masks=(), invalid=1))
+    metric.update(_mask_sample(empty, 2), Prediction(masks=(masks.encode(block),)))
+    values = metric.compute()
+    assert values["gIoU"] == pytest.approx(1 / 3)
+    assert values["cIoU"] == 0.0
+    assert values["invalid"] == 1
+
+
+def test_seg_ignored_pixels_are_in_neither_mask():
+    wanted, given = _block(slice(0, 4), slice(0, 4)), _block(slice(0, 4), slice(2, 6))
+    ignore = masks.encode(_block(slice(0, 8), slice(4, 10)))
+    metric = seg_iou.Metric()
+    metric.update(_mask_sample(wanted, ignore=ignore), Prediction(masks=(masks.encode(given),)))
+    assert metric.compute()["cIoU"] == 8 / 16
+
+
+def test_seg_union_of_several_masks():
+    left, right = _block(slice(0, 8), slice(0, 5)), _block(slice(0, 8), slice(5, 10))
+    boxes, labels = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
+    sample = _sample(boxes=boxes, labels=labels, masks=(masks.encode(left), masks.encode(right)))
+    metric = seg_iou.Metric()
+    metric.update(sample, Prediction(masks=(masks.encode(left | right),)))
+    assert metric.compute()["gIoU"] == 1.0
+
+
+def test_seg_boundary_by_hand():
+    """Band of width 1 of a 4x4 square is its 12 rim pixels; the square moved right by one shares 6 of 18."""
+    wanted, given = _block(slice(2, 6), slice(2, 6)), _block(slice(2, 6), slice(3, 7))
+    metric = seg_iou.Metric(boundary_ratio=1e-9)
+    metric.update(_mask_sample(wanted), Prediction(masks=(masks.encode(given),)))
+    assert metric.compute()["boundary_IoU"] == 6 / 18
+
+
+def test_seg_boundary_against_scipy_erosion():
+    """Band = mask minus its erosion by a (2d+1)^2 square, outside counting as empty; d = 2 % of the diagonal."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(1)
+    size = (120, 160)  # diagonal 200, d = 4
+    y, x = np.mgrid[: size[0], : size[1]]
+    wanted = (y - 60) ** 2 / 40**2 + (x - 80) ** 2 / 60**2 < 1
+    given = (y - 64) ** 2 / 44**2 + (x - 72) ** 2 / 56**2 < 1
+    given[:20] |= rng.random((20, size[1])) < 0.5
+    square = np.ones((9, 9), dtype=bool)
+    bands = [m & ~ndimage.binary_erosion(m, square, border_value=0) for m in (wanted, given)]
+    metric = seg_iou.Metric()
+    metric.update(_mask_sample(wanted), Prediction(masks=(masks.encode(given),)))
+    assert metric.compute()["boundary_IoU"] == (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
+
+
+def test_seg_agrees_with_lisa_formula_on_random_masks():
+    """Per class histograms as LISA's ``intersectionAndUnionGPU`` (K=2) takes them, 255 ignored."""
+    rng = np.random.default_rng(2)
+    inter, union, acc = np.zeros(2), np.zeros(2), np.zeros(2)
+    metric = seg_iou.Metric()
+    for number in range(20):
+        wanted, given = rng.random(SIZE) < 0.4, rng.random(SIZE) < 0.4
+        ignored = rng.random(SIZE) < 0.1
+        if number % 5 == 0:
+            wanted[:], given[:] = False, False
+        target, output = np.where(ignored, 255, wanted.astype(int)), np.where(ignored, 255, given.astype(int))
+        hits = np.bincount(output[(output == target) & (target != 255)].ravel(), minlength=2)[:2]
+        total = np.bincount(output[output != 255].ravel(), minlength=2) + np.bincount(
+            target[target != 255].ravel(), minlength=2
+        )
+        areas = total[:2] - hits
+        inter, union = inter + hits, union + areas
+        acc += np.where(areas == 0, 1.0, hits / (areas + 1e-5))
+        metric.update(
+            _mask_sample(wanted, number, ignore=masks.encode(ignored)), Prediction(masks=(masks.encode(given),))
+        )
+    assert metric.compute()["cIoU"] == pytest.approx(inter[1] / union[1], abs=1e-12)
+    assert metric.compute()["gIoU"] == pytest.approx(acc[1] / 20, abs=1e-5)  # LISA's 1e-5 in the denominator
+
+
+def test_seg_refuses_other_sizes_and_missing_truth():
+    sample = _mask_sample(_block(slice(0, 2), slice(0, 2)))
+    with pytest.raises(EvalError, match=r"made/test#000: mask is \(4, 4\) but the image is \(8, 10\)"):
+        seg_iou.Metric().update(sample, Prediction(masks=(masks.encode(np.ones((4, 4), dtype=bool)),)))
+    with pytest.raises(EvalError, match="seg_iou needs true masks"):
+        seg_iou.Metric().update(_sample(), Prediction())
+
+
+# ---- exact_match ----
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "right"),
+    [
+        ("Red", "red", True),
+        ("the red  circle.", " a Red circle", True),
+        ("\uff12", "2", True),  # full-width digit
+        ("red", "blue", False),
+        ("red circle", "circle red", False),
+        ("", "red", False),
+        ("", "", True),
+        ("A", "a.", True),
+        ("B", "A", False),
+        ("", "A", False),
+        ("0.5", "05", False),
+        ("-3", "3", False),
+        ("C#", "C++", False),
+    ],
+)
+def test_exact_match_by_hand(given, wanted, right):
+    metric = exact_match.Metric()
+    metric.update(_sample(text=wanted), Prediction(text=given))
+    assert metric.compute() == {"exact_match": float(right), "n": 1, "invalid": 0}
+
+
+# ---- coco_ap ----
+
+CLASSES = ("circle", "square", "star")
+
+
+def _scene(rng: np.random.Generator, number: int, objects: int, found: int) -> tuple[Sample, Prediction]:
+    """Random rectangles on 200 x 240 and predictions near them; masks are the rectangles without a corner."""
+    size = (200, 240)
+
+    def draw(count: int, near: np.ndarray | None = None) -> tuple[torch.Tensor, tuple, torch.Tensor]:
+        corner, side = rng.integers(0, 120, (count, 2)), rng.integers(6, 80, (count, 2))
+        if near is not None and len(near):
+            chosen = near[rng.integers(len(near), size=count)]
+            jitter = rng.integers(-6, 7, (count, 4))
+            corner, side = chosen[:, :2] + jitter[:, :2], chosen[:, 2:] - chosen[:, :2] + jitter[:, 2:]
+        corner, side = corner.clip(0, 150), side.clip(2, 50 if near is None else 60)
+        boxes = np.concatenate([corner, corner + side], axis=1)
+        bitmaps = np.zeros((count, *size), dtype=bool)
+        for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes, strict=True):
+            bitmap[y0:y1, x0:x1] = True
+            bitmap[y0 : (y0 + y1) // 2, x0 : (x0 + x1) // 2] = False
+        return torch.tensor(boxes).float(), masks.encode_many(bitmaps), torch.tensor(rng.integers(0, 3, count))
+
+    boxes, rles, labels = draw(objects)
+    crowd = torch.tensor(rng.random(objects) < 0.1)
+    sample = _sample(number, size, CLASSES, boxes=boxes, masks=rles, labels=labels, crowd=crowd)
+    boxes_found, rles_found, labels_found = draw(found, boxes.numpy().astype(int))
+    if objects:
+        labels_found[::2] = labels[rng.integers(objects, size=len(labels_found[::2]))]
+    scores = torch.tensor(rng.random(found), dtype=torch.float32)
+    return sample, Prediction(boxes_found, rles_found, scores, labels_found)
+
+
+def _from_disk(folder: Path, pairs: list[tuple[Sample, Prediction]], iou_type: str) -> np.ndarray:
+    """The 12 numbers of pycocotools for files in COCO's own format, written here without our metric."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth: dict[str, list] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 10 + i, "name": n} for i, n in enumerate(CLASSES)],
+    }
+    results = []
+
+    def shape(box: list[float], rle: dict) -> dict:
+        x0, y0, x1, y1 = box
+        return {
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+        }
+
+    for image, (sample, prediction) in enumerate(pairs, start=1):
+        truth["images"].append({"id": image, "height": sample.size[0], "width": sample.size[1]})
+        t = sample.targets
+        for box, rle, label, crowd in zip(t.boxes.tolist(), t.masks, t.labels.tolist(), t.crowd.tolist(), strict=True):
+            number = len(truth["annotations"]) + 1
+            area = int(masks.decode(rle).sum())
+            more = {"id": number, "image_id": image, "category_id": 10 + label, "iscrowd": int(crowd), "area": area}
+            truth["annotations"].append(shape(box, rle) | more)
+        p = prediction
+        for box, rle, label, score in zip(p.boxes.tolist(), p.masks, p.labels.tolist(), p.scores.tolist(), strict=True):
+            row = shape(box, rle) | {"image_id": image, "category_id": 10 + label, "score": score}
+            results.append({k: v for k, v in row.items() if k != ("bbox" if iou_type == "segm" else "segmentation")})
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(results))
+    coco = COCO(str(folder / "truth.json"))
+    evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_coco_equals_pycocotools_on_files(tmp_path, capsys, iou_type, seed):
+    rng = np.random.default_rng(seed)
+    pairs = [_scene(rng, i, int(rng.integers(0, 7)), int(rng.integers(0, 12))) for i in range(12)]
+    metric = coco_ap.Metric(iou_type=iou_type)
+    for sample, prediction in pairs:
+        metric.update(sample, prediction)
+    values = metric.compute()
+    assert capsys.readouterr().out == ""  # our part keeps quiet
+    stats = _from_disk(tmp_path, pairs, iou_type)
+    assert [values[k] for k in ("AP", "AP50", "AP75", "APs", "APm", "APl")] == stats[:6].tolist()
+    assert 0 < values["AP"] < 1
+    assert values["n"] == 12
+
+
+def _two_boxes() -> Sample:
+    boxes = torch.tensor([[0.0, 0, 40, 40], [50, 50, 90, 90]])
+    return _sample(0, (100, 100), CLASSES, boxes=boxes, labels=torch.tensor([0, 1]))
+
+
+def test_coco_one_of_two_classes_found_is_half():
+    metric = coco_ap.Metric()
+    found = Prediction(torch.tensor([[0.0, 0, 40, 40]]), None, torch.tensor([0.9]), torch.tensor([0]))
+    metric.update(_two_boxes(), found)
+    values = metric.compute()
+    assert [values[k] for k in ("AP", "AP50", "APm")] == pytest.approx([0.5] * 3)
+    assert values["APs"] == values["APl"] == -1
+
+
+def test_coco_iou_sets_the_thresholds_passed():
+    """IoU 0.8 passes 0.50:0.05:0.80, seven of ten thresholds."""
+    metric = coco_ap.Metric()
+    sample = _sample(0, (100, 100), CLASSES, **_one_box([0.0, 0, 40, 40]))
+    metric.update(sample, Prediction(torch.tensor([[0.0, 0, 40, 32]]), None, torch.tensor([0.3]), torch.tensor([0])))
+    values = metric.compute()
+    assert (values["AP50"], values["AP75"]) == (pytest.approx(1), pytest.approx(1))
+    assert values["AP"] == pytest.approx(0.7)
+
+
+def test_coco_class_agnostic_forgives_the_name_only():
+    sample = _two_boxes()
+    swapped = Prediction(sample.targets.boxes, None, torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
+    values = {}
+    for agnostic in (False, True):
+        metric = coco_ap.Metric(class_agnostic=agnostic)
+        metric.update(sample, swapped)
+        values[agnostic] = metric.compute()["AP"]
+    assert values == {False: 0.0, True: pytest.approx(1.0)}
+
+
+def test_coco_classes_meet_by_name_over_samples():
+    """Index 0 is another class in the second sample; names decide."""
+    metric = coco_ap.Metric()
+    for number, classes in enumerate([("circle", "square"), ("square",)]):
+        sample = _sample(number, (100, 100), classes, **_one_box([0.0, 0, 40, 40]))
+        metric.update(sample, Prediction(sample.targets.boxes, None, torch.tensor([0.9]), torch.tensor([0])))
+    assert metric.compute()["AP"] == pytest.approx(1.0)
+
+
+def test_coco_no_predictions_no_truth_and_nothing():
+    metric = coco_ap.Metric()
+    assert metric.compute() == {
+        **dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), -1.0),
+        "n": 0,
+        "invalid": 0,
+    }
+    metric.update(_sample(0, (100, 100), CLASSES), Prediction())
+    assert metric.compute()["AP"] == -1
+    metric.update(_two_boxes().with_(source="made/test#001"), Prediction(invalid=3))
+    values = metric.compute()
+    assert (values["AP"], values["n"], values["invalid"]) == (0.0, 2, 3)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_coco_false_alarm_on_an_image_without_objects_costs(iou_type):
+    """A better-scored false alarm before one hit: precision 1/2 at every recall."""
+    disc = masks.encode(_block(slice(0, 40), slice(0, 40), (100, 100)))
+    found = Prediction(torch.tensor([[0.0, 0, 40, 40]]), (disc,), torch.tensor([0.9]), torch.tensor([0]))
+    metric = coco_ap.Metric(iou_type=iou_type)
+    metric.update(_sample(0, (100, 100), CLASSES, masks=()), found)
+    hit = _sample(1, (100, 100), CLASSES, **_one_box([0.0, 0, 40, 40]), masks=(disc,))
+    metric.update(hit, Prediction(found.boxes, found.masks, torch.tensor([0.5]), found.labels))
+    assert metric.compute()["AP"] == pytest.approx(0.5)
+
+
+def test_coco_bad_input_names_the_sample():
+    one = Prediction(torch.zeros(1, 4), None, torch.ones(1), torch.tensor([3]))
+    with pytest.raises(EvalError, match=r"made/test#000: label is no class \(got 3\)"):
+        coco_ap.Metric().update(_two_boxes(), one)
+    with pytest.raises(EvalError, match="differ in number"):
+        coco_ap.Metric().update(_two_boxes(), Prediction(torch.zeros(2, 4)))
+    with pytest.raises(EvalError, match="the truth has no masks"):
+        coco_ap.Metric(iou_type="segm").update(_two_boxes(), Prediction())
+    with pytest.raises(ConfigError, match="iou_type"):
+        coco_ap.Metric(iou_type="keypoints")
+
+
+def test_merge_refuses_another_metric():
+    with pytest.raises(EvalError, match="cannot merge"):
+        rec_accuracy.Metric().merge(exact_match.Metric())
