@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ufo_tune.config import Protocol, Recipe
-    from ufo_tune.engine.checkpoint import load
     from ufo_tune.engine.evaluate import evaluate
+    from ufo_tune.engine.load import load
     from ufo_tune.engine.predict import Predictor
     from ufo_tune.engine.train import train
 
@@ -24,7 +24,7 @@ _PUBLIC = {
     "train": "ufo_tune.engine.train",
     "evaluate": "ufo_tune.engine.evaluate",
     "Predictor": "ufo_tune.engine.predict",
-    "load": "ufo_tune.engine.checkpoint",
+    "load": "ufo_tune.engine.load",
 }
 __all__ = ["Predictor", "Protocol", "Recipe", "evaluate", "load", "train"]
 

@@ -134,7 +134,7 @@ class _Document(_Section):
     def from_dict(cls, data: dict[str, Any], overrides: Mapping[str, str] | None = None, where: str = "recipe") -> Self:
         """Validate a plain dict; see ``load``."""
         for key, text in (overrides or {}).items():
-            _set(data, key, yaml.safe_load(text), where)
+            _set(data, key, _parse(text, key, where), where)
         try:
             return cls.model_validate(_expand(data, where))
         except ValidationError as error:
@@ -220,6 +220,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping (got {type(data).__name__}); start with 'model:'")
     return data
+
+
+def _parse(text: str, key: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: --{key}: not a YAML value (got {text!r}); quote it") from error
 
 
 def _set(data: Any, dotted: str, value: Any, where: str) -> None:

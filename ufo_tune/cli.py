@@ -1,0 +1,235 @@
+"""The command line: arguments and exit codes (0 done, 1 our fault, 2 the user's input, 130 interrupted).
+
+Nothing heavy is imported here, so that ``--help`` answers at once; each command lives in ``ufo_tune/commands/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ufo_tune import __version__
+from ufo_tune.errors import ConfigError, UfoTuneError
+
+_DESCRIPTION = "Teach a vision-language model to point: boxes, masks and parallel detections as answers."
+_START = """\
+start here:
+  ufo-tune quickstart                         the embedded model learns to point; writes quickstart/index.html
+  ufo-tune recipes ls                         what can be trained
+  ufo-tune check RECIPE                       resolve every name and open the data, before anything is spent
+  ufo-tune train RECIPE --train.max_steps 500
+  ufo-tune eval RUN --suite PROTOCOL          then score it,
+  ufo-tune merge RUN --out DIR                fold the adapter in,
+  ufo-tune predict DIR photo.jpg --task rec --text "the red ball"
+
+every command explains itself: ufo-tune COMMAND --help
+"""
+_OVERRIDES = "\n\nany key of the recipe can be overridden:\n  --train.learning_rate 1e-4 --data.mixture.0.weight 2"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        args, rest = build_parser().parse_known_args(arguments)
+        args.overrides = parse_overrides(rest, args.free)
+        module, function = args.run.split(":")
+        code: int = getattr(importlib.import_module(f"ufo_tune.commands.{module}"), function)(args) or 0
+        sys.stdout.flush()  # so that a closed pipe is met here and not after the end
+        return code
+    except UfoTuneError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; a training run goes on with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `ufo-tune recipes ls | head`: the reader had enough
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+
+
+def parse_overrides(rest: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
+    """``["--a.b", "1", "--c.d=2"]`` as ``{"a.b": "1", "c.d": "2"}``.
+
+    Args:
+        rest: what the parser did not know.
+        allowed: first parts that may be overridden; empty: the command takes none.
+
+    Raises:
+        ConfigError: not a dotted key, not one of ``allowed``, or a key without a value.
+    """
+    overrides: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key.split(".")[0] not in allowed:
+            dotted = f", or a key of --{', --'.join(f'{a}.KEY' for a in allowed)}" if allowed else ""
+            raise ConfigError(f"command line: no such argument (got {word!r}); see --help{dotted}")
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"command line: --{key} has no value; write --{key} VALUE")
+        overrides[key] = value
+    return overrides
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands, their arguments and examples."""
+    parser = _Parser("ufo-tune", description=_DESCRIPTION, epilog=_START, formatter_class=_formatter)
+    parser.add_argument("--version", action="version", version=f"ufo-tune {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_work(commands)
+    _add_use(commands)
+    _add_lists(commands)
+    return parser
+
+
+_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_SECTIONS = ("model", "tasks", "data", "objectives", "train", "eval")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=118)
+
+
+def _command(
+    commands: _Commands, name: str, run: str, help: str, examples: str = "", free: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """One command; ``free`` are the sections that ``--section.key value`` may override."""
+    epilog = "examples:\n" + "\n".join(f"  ufo-tune {line}" for line in examples.splitlines()) if examples else ""
+    epilog += _OVERRIDES if free == _SECTIONS else ""
+    sub = commands.add_parser(
+        name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog, formatter_class=_formatter
+    )
+    sub.set_defaults(run=run, free=free)
+    return sub
+
+
+def _add_work(commands: _Commands) -> None:
+    sub = _command(commands, "quickstart", "work:quickstart", "teach the embedded model to point and write a report")
+    sub.add_argument("--out", type=Path, default=Path("quickstart"), help="folder of the report (%(default)s)")
+
+    sub = _command(
+        commands,
+        "prepare",
+        "work:prepare",
+        "add and initialise the tokens of a base model, on CPU, before any distributed start",
+        "prepare llava-hf/llava-1.5-7b-hf --out base\nprepare tiny:llava --out base --codec.num_bins 100",
+        free=("codec", "options"),
+    )
+    sub.add_argument("base", metavar="BASE", help="Hub id, folder, or tiny:FAMILY (random, from config, no download)")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--family", default="llava", help="file of ufo_tune/models/ (%(default)s)")
+
+    sub = _command(
+        commands,
+        "train",
+        "work:train",
+        "run a recipe",
+        "train tiny_cpu\ntrain my.yaml --out runs/my --train.max_steps 500 --model.lora.r=16\n"
+        "train my.yaml --out runs/my --resume",
+        free=_SECTIONS,
+    )
+    _recipe(sub)
+    sub.add_argument("--out", type=Path, help="folder of the run (runs/RECIPE)")
+    sub.add_argument("--resume", action="store_true", help="go on from the run's last complete checkpoint")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    sub = _command(commands, "merge", "work:merge", "fold a run's adapter into its base, reload, compare, and say so")
+    sub.add_argument("checkpoint", metavar="RUN", type=Path, help="folder that `ufo-tune train` wrote")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the merged model")
+
+    sub = _command(
+        commands,
+        "check",
+        "work:check",
+        "resolve every name of a recipe, open its data, render questions, estimate memory; touches no weights",
+        "check tiny_cpu\ncheck my.yaml --data.mixture.0.root pictures",
+        free=_SECTIONS,
+    )
+    _recipe(sub)
+
+
+def _add_use(commands: _Commands) -> None:
+    sub = _command(
+        commands,
+        "eval",
+        "use:evaluate",
+        "score a checkpoint by generation; writes metrics.json and predictions.jsonl",
+        "eval runs/my --suite rec_scenes\neval merged --suite rec_scenes:val,res_scenes --limit 100 --json",
+    )
+    sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
+    sub.add_argument("--suite", required=True, help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
+    sub.add_argument("--limit", type=int, default=0, help="samples of each split (all)")
+    sub.add_argument("--out", type=Path, help="folder for the files (CKPT/eval)")
+    _json(sub)
+
+    sub = _command(
+        commands,
+        "predict",
+        "use:predict",
+        "answer one question about pictures; writes JSON and overlays",
+        'predict merged photo.jpg --task rec --text "the red ball"\n'
+        "predict merged *.png --task detection --classes cup,plate --out seen --json",
+    )
+    sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
+    sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="JPEG or PNG of any size and mode")
+    sub.add_argument("--task", required=True, help="rec, res, detection, instance_segmentation, vqa, ...")
+    sub.add_argument("--text", default="", help="the phrase (rec, res) or the question (vqa)")
+    sub.add_argument("--classes", default="", help="names to look for, by comma (grid tasks)")
+    sub.add_argument("--out", type=Path, default=Path("predictions"), help="folder for the files (%(default)s)")
+    _json(sub)
+
+
+def _add_lists(commands: _Commands) -> None:
+    for kind, what in (("recipes", "training runs"), ("templates", "wordings of questions and answers")):
+        group = _group(commands, kind, f"list, show or copy the {what} that ship with ufo-tune")
+        _json(_command(group, "ls", f"lists:{kind}", f"list the {what}"))
+        sub = _command(group, "show", "lists:show", "print one as YAML", f"{kind} show NAME")
+        sub.add_argument("name", metavar="NAME", help="a name that `ls` prints, or a YAML file")
+        sub = _command(
+            group, "copy", "lists:copy", "write one to a file of your own, to edit", f"{kind} copy NAME my.yaml"
+        )
+        sub.add_argument("name", metavar="NAME", help="a name that `ls` prints")
+        sub.add_argument("file", metavar="FILE", type=Path, nargs="?", help="file to write (./NAME.yaml)")
+        if kind == "recipes":
+            _recipe(_command(group, "check", "work:check", "the same as `ufo-tune check`", free=_SECTIONS))
+        for sub in group.choices.values():
+            sub.set_defaults(kind={"recipes": "recipes", "templates": "data_templates"}[kind])
+
+    group = _group(commands, "data", "list datasets; check and look at your own")
+    _json(_command(group, "ls", "lists:datasets", "list the datasets and the tasks they serve"))
+    sub = _command(group, "validate", "data:validate", "check your JSONL line by line", "data validate my.jsonl")
+    sub.add_argument("file", metavar="FILE", type=Path, help="JSONL of your own data")
+    sub = _command(
+        group, "show", "data:show", "draw samples with their truth", "data show my.jsonl --out seen --limit 8"
+    )
+    sub.add_argument("file", metavar="FILE", type=Path, help="JSONL of your own data")
+    sub.add_argument("--out", type=Path, default=Path("shown"), help="folder for the pictures (%(default)s)")
+    sub.add_argument("--limit", type=int, default=16, help="pictures at most (%(default)s)")
+
+    _json(_command(commands, "env", "lists:env", "print versions and devices, for a bug report"))
+
+
+def _group(commands: _Commands, name: str, help: str) -> _Commands:
+    sub = _command(commands, name, "", help)
+    return sub.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+
+def _recipe(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", metavar="RECIPE", help="a name that `ufo-tune recipes ls` prints, or a YAML file")
+
+
+def _json(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="print JSON for programs")

@@ -1,0 +1,50 @@
+"""Commands that use a checkpoint: eval, predict."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import Any
+
+from ufo_tune.errors import ConfigError
+
+
+def evaluate(args: Namespace) -> None:
+    """Score a checkpoint on protocols."""
+    from ufo_tune.engine.evaluate import evaluate_checkpoint
+
+    suites = _names(args.suite)
+    if not suites:
+        raise ConfigError("eval: --suite names no protocol (got ''); give names of eval/, by comma")
+    if args.limit < 0:
+        raise ConfigError(f"eval: --limit must not be negative (got {args.limit}); 0 means all")
+    out = args.out or args.checkpoint / "eval"
+    result = evaluate_checkpoint(args.checkpoint, suites, limit=args.limit, out=out, json=args.json)
+    print(json.dumps(result, indent=2) if args.json else "\n".join([*_lines(result), f"files: {out}"]))
+
+
+def predict(args: Namespace) -> None:
+    """Answer one question about some pictures."""
+    from ufo_tune.engine.predict import predict_files
+
+    missing = [str(i) for i in args.images if not i.is_file()]
+    if missing:
+        raise ConfigError(f"predict: no such file (got {', '.join(missing)}); give pictures that exist")
+    classes = tuple(_names(args.classes))
+    result = predict_files(args.checkpoint, args.images, args.task, args.text, classes, args.out, args.json)
+    print(json.dumps(result, indent=2) if args.json else f"answers: {args.out}")
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _lines(result: Any, path: str = "") -> list[str]:
+    """Nested results as ``name  metric 0.1234  metric 0.5678``, one line per innermost mapping."""
+    flat = {k: v for k, v in result.items() if isinstance(v, int | float | str)}
+    lines = [f"{path}  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in flat.items())]
+    lines = lines if flat else []
+    for key, value in result.items():
+        if isinstance(value, dict):
+            lines += _lines(value, f"{path} {key}".strip())
+    return lines

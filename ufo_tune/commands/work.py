@@ -1,0 +1,60 @@
+"""Commands that make something: quickstart, prepare, train, merge, check."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ufo_tune.config import Recipe
+
+
+def quickstart(args: Namespace) -> None:
+    """The embedded default, from data to report."""
+    from ufo_tune.quickstart import quickstart
+
+    quickstart(args.out)
+    print(f"report: {args.out / 'index.html'}")
+
+
+def prepare(args: Namespace) -> None:
+    """Tokens into a base; ``--codec.x`` and ``--options.x`` are fields of the codec and options of the family."""
+    import yaml
+
+    from ufo_tune.engine.prepare import prepare
+
+    given: dict[str, dict[str, Any]] = {"codec": {}, "options": {}}
+    for key, text in args.overrides.items():
+        section, _, name = key.partition(".")
+        given[section][name] = yaml.safe_load(text)
+    out = prepare(args.base, args.out, family=args.family, **given)
+    print(f"prepared: {out}")
+
+
+def train(args: Namespace) -> None:
+    """One training run."""
+    recipe = Recipe.load(args.recipe, args.overrides)
+    from ufo_tune.engine.train import train
+
+    out = args.out or Path("runs") / Path(args.recipe).stem
+    run = train(recipe, out, resume=args.resume, progress=not args.quiet)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"run: {run}\nnext: ufo-tune merge {run} --out {run}-merged")
+
+
+def merge(args: Namespace) -> None:
+    """Adapter into base; says done only after the reloaded model answered the same."""
+    from ufo_tune.engine.hub import merge
+
+    out = merge(args.checkpoint, args.out)
+    print(f"merged: {out}\nnext: ufo-tune predict {out} PHOTO --task rec --text PHRASE")
+
+
+def check(args: Namespace) -> None:
+    """Everything that can be known of a recipe without its weights."""
+    recipe = Recipe.load(args.recipe, args.overrides)
+    from ufo_tune.engine.check import check
+
+    for line in check(recipe):
+        print(line)

@@ -1,0 +1,169 @@
+"""Everything that can be known of a recipe before its weights are touched.
+
+    for line in check(Recipe.load("quickstart")): ...
+
+Names and options are resolved, every dataset gives its first sample, every question is rendered once, and memory is
+estimated from the model's config alone.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ufo_tune import plugins
+from ufo_tune.config import ModelSection, Protocol, Recipe
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.types import Dialogue, Samples
+from ufo_tune.data.augment import Augment
+from ufo_tune.data.images import open_image
+from ufo_tune.engine.load import EMBEDDED
+from ufo_tune.engine.sources import Asked, ask, open_dataset
+from ufo_tune.errors import ConfigError, DataError
+from ufo_tune.models import tiny
+from ufo_tune.models.base import VLM
+
+
+def check(recipe: Recipe) -> list[str]:
+    """What the recipe resolves to, one line each.
+
+    Raises:
+        ConfigError: an unknown name or option, a template of another task, a dataset that does not serve the task.
+        DataError: a dataset that cannot be opened, or a bad first sample.
+        ModelError: a codec field that does not exist.
+    """
+    codec = Codec.from_dict({**Codec().to_dict(), **recipe.model.codec})
+    lines = [f"model: {recipe.model.family} from {recipe.model.base}; {codec.num_bins} bins, {codec.slot_tokens} slots"]
+    for name, options in recipe.objectives.items():
+        plugins.check_options(f"objectives.{name}", plugins.find("objectives", name).Objective, options)
+        lines.append(f"objective: {name} {options or ''}".rstrip())
+    for name, options in recipe.tasks.items():
+        ask(name, "", options)
+    if recipe.data.augment:
+        plugins.check_options("data.augment", Augment, recipe.data.augment)
+    for number, entry in enumerate(recipe.data.mixture):
+        asked = ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
+        samples = open_dataset(entry.dataset, entry.root, entry.split, entry.task, entry.options)
+        lines += _first(f"data.mixture.{number}", asked, samples, codec, np.random.default_rng(recipe.train.seed))
+    for name in recipe.eval.protocols:
+        lines += check_protocol(Protocol.load(name), codec, f"eval {name}")
+    return [*lines, *_memory(recipe)]
+
+
+def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
+    """What an evaluation resolves to: task, template, metric, and the first sample of every split.
+
+    Raises:
+        ConfigError: an unknown name or option.
+        DataError: a dataset that cannot be opened.
+    """
+    plugins.check_options(f"{where}: metric", plugins.find("metrics", protocol.metric).Metric, protocol.metric_options)
+    asked = ask(protocol.task, protocol.template, protocol.task_options)
+    lines = []
+    for split in protocol.splits:
+        samples = open_dataset(protocol.dataset, protocol.root, split, protocol.task, protocol.options)
+        lines += _first(where, asked, samples, codec, None)
+    return [*lines, f"{where}: scored by {protocol.metric}"]
+
+
+def _first(where: str, asked: Asked, samples: Samples, codec: Codec, rng: np.random.Generator | None) -> list[str]:
+    """Open the first sample and render its question, with answers when ``rng`` says training."""
+    if not len(samples):
+        raise DataError(f"{where}: the dataset is empty (got 0 samples); check root, split and options")
+    sample = samples[0]
+    shape = open_image(sample.image).shape[:2]
+    if tuple(shape) != tuple(sample.size):
+        raise DataError(
+            f"{sample.source}: the image is {shape} but the annotation says {sample.size}; mend one of them"
+        )
+    dialogue: Dialogue = asked.task.encode(sample, asked.template, codec, rng, **asked.encode_options)
+    turn = dialogue.turns[-1]
+    lines = [
+        f"{where}: {sample.task} on {sample.source}, {len(samples)} samples, template {asked.template.name}",
+        f"  asks    {turn.question or turn.answers[0].question}",
+    ]
+    texts = [a.text for a in turn.answers if a.text is not None]
+    if texts:
+        more = f"  (and {len(texts) - 1} more)" if len(texts) > 1 else ""
+        lines.append(f"  answers {_short(texts[0], codec)}{more}")
+    return lines
+
+
+def _short(text: str, codec: Codec) -> str:
+    """Runs of slot tokens as a count."""
+    token = re.escape(codec.mask_token)
+    return re.sub(f"({token}){{2,}}", lambda m: f"{codec.mask_token} x {len(m[0]) // len(codec.mask_token)}", text)
+
+
+def _memory(recipe: Recipe) -> list[str]:
+    """Parameters and bytes from the config alone, on the meta device."""
+    model = recipe.model
+    module = plugins.find("models", model.family)
+    family = next(
+        (v for v in vars(module).values() if isinstance(v, type) and issubclass(v, VLM) and v is not VLM), None
+    )
+    config = _config(model)
+    if family is None or config is None:
+        return ["memory: not estimated (the base's config is not on this machine)"]
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        vlm = family(AutoModelForImageTextToText.from_config(config))
+    total = sum(p.numel() for p in vlm.hf.parameters())
+    adapters, whole = _trained(vlm, model)
+    size = {"float32": 4, "bfloat16": 2}.get(model.dtype, 2 if torch.cuda.is_available() else 4)
+    state = 3 * (4 * adapters + size * whole)  # gradient and two moments; adapters are kept in float32
+    return [
+        f"memory: {_count(total)} parameters of which {_count(adapters + whole)} train; "
+        f"weights {_bytes(size * total)}, gradients and optimizer {_bytes(state)}; activations come on top "
+        f"(rows: {recipe.train.per_device_train_batch_size} of at most {recipe.data.max_length} tokens)"
+    ]
+
+
+def _config(model: ModelSection) -> Any:
+    from transformers import AutoConfig
+
+    if model.base.startswith("tiny:"):
+        with tempfile.TemporaryDirectory() as folder:
+            return AutoConfig.from_pretrained(
+                tiny.build(model.base.removeprefix("tiny:"), Path(folder), **model.options)
+            )
+    try:
+        return AutoConfig.from_pretrained(EMBEDDED if model.base == "embedded" else model.base)
+    except OSError:  # a Hub id without network, which is no fault of the recipe
+        if (Path(model.base)).is_absolute():
+            raise ConfigError(
+                f"model.base: no such folder (got {model.base!r}); make it with `ufo-tune prepare`"
+            ) from None
+        return None
+
+
+def _trained(vlm: VLM, model: ModelSection) -> tuple[int, int]:
+    """(parameters of adapters and token rows, parameters of parts that train whole)."""
+    parts = {"vision": model.vision, "projector": model.projector, "language": model.language}
+    parts["tokens"] = "full" if model.train_tokens == "full" else "frozen"
+    whole = sum(p.numel() for n, p in vlm.hf.named_parameters() if parts[vlm.part_of(n)] == "full")
+    adapters = 0
+    if model.language == "lora":
+        linear = (
+            m for n, m in vlm.hf.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(vlm.lora_targets, n)
+        )
+        adapters += sum(model.lora.r * (m.in_features + m.out_features) for m in linear)
+    return adapters, whole
+
+
+def _count(number: int) -> str:
+    return next(
+        (f"{number / unit:.3g} {name}" for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= unit),
+        str(number),
+    )
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.3g} GiB" if number >= 2**30 else f"{number / 2**20:.3g} MiB"
