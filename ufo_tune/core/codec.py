@@ -63,7 +63,7 @@ class Codec:
             raise ModelError(f"codec.schema: is not ours (got {self.schema!r}); this version reads {SCHEMA}")
         self._check_depth_range()
         tokens = self.special_tokens
-        if len(set(tokens)) < len(tokens) or not all(isinstance(t, str) and t.strip() for t in tokens):
+        if not all(isinstance(t, str) and t.strip() for t in tokens) or len(set(tokens)) < len(tokens):
             raise ModelError(f"codec: tokens must be distinct and not empty (got {tokens}); rename one")
 
     def _check_depth_range(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco  # type: ignore[import-untyped, unused-ignore]
-from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
+from pycocotools import mask as coco
+from scipy import ndimage
 from torch import Tensor
 
 from ufo_tune.core.types import Rle
@@ -52,7 +52,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     """The union of polygons, each ``[x0, y0, x1, y1, ...]`` in pixels, on an image of ``size`` (H, W).
 
     Raises:
-        DataError: a polygon has fewer than three points or an odd number of coordinates.
+        DataError: a polygon has fewer than three points, an odd number of coordinates, or absurd ones.
     """
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
@@ -75,7 +75,7 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle:
         size: (H, W) of the image.
 
     Raises:
-        DataError: it is none of these, or of another size than the image.
+        DataError: it is none of these, of another size than the image, or damaged.
     """
     if isinstance(segmentation, list | tuple):
         return from_polygons(segmentation, size)
@@ -86,12 +86,45 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle:
             f"mask is {tuple(segmentation['size'])} but the image is {tuple(size)}; check the annotation file"
         )
     counts = segmentation["counts"]
-    if isinstance(counts, list | tuple):
-        if sum(counts) != size[0] * size[1]:
-            raise DataError(f"mask counts: add up to {sum(counts)} (got {size} pixels); check the annotation file")
-        uncompressed: Rle = coco.frPyObjects({"size": list(size), "counts": list(counts)}, *size)
-        return uncompressed
-    return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+    if isinstance(counts, str):
+        counts = counts.encode("utf-8", "replace")
+    try:
+        runs = run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"mask counts: are no run lengths (got {counts!r:.80}); give integers or COCO's string") from error
+    # pycocotools reads beyond its memory where the runs do not fill the image, so nothing else may be let in.
+    if runs.sum() != size[0] * size[1] or (runs < 0).any():
+        raise DataError(
+            f"mask: runs fill {runs.sum()} pixels (got an image of {tuple(size)}); check the annotation file"
+        )
+    if isinstance(counts, bytes):
+        return {"size": list(size), "counts": counts}
+    compressed: Rle = coco.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+    return compressed
+
+
+def run_lengths(counts: bytes) -> np.ndarray:
+    """The runs [K] int64 (background first) in COCO's compressed form; damaged bytes give runs that do not add up.
+
+    Five bits a byte from 48 up, the sixth says that more follow, two's complement; from the fourth run on each is
+    the difference to the one before the last.
+    """
+    code = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48  # [bytes]
+    last = (code & 0x20) == 0
+    if not len(code) or code.min() < 0 or code.max() > 0x3F or not last[-1]:
+        return np.zeros(0, dtype=np.int64)
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])  # [K]
+    lengths = np.diff(np.append(starts, len(code)))  # [K]
+    if lengths.max() > 6:  # 30 bits: no image is larger
+        return np.zeros(0, dtype=np.int64)
+    place = np.arange(len(code)) - np.repeat(starts, lengths)  # [bytes] number within its run
+    values = np.add.reduceat((code & 0x1F) << (5 * place), starts)  # [K]
+    negative = (code[last] & 0x10) != 0
+    values = values - np.where(negative, np.int64(1) << (5 * lengths), 0)
+    runs = values.copy()
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])  # the first run stands alone
+    return runs
 
 
 def area(rles: Sequence[Rle]) -> Tensor:
@@ -115,7 +148,7 @@ def iou(a: Sequence[Rle], b: Sequence[Rle]) -> Tensor:
     if not a or not b:
         return torch.zeros(len(a), len(b), dtype=torch.float64)
     values = coco.iou([dict(r) for r in a], [dict(r) for r in b], [0] * len(b))
-    return torch.from_numpy(np.nan_to_num(np.asarray(values, dtype=np.float64)))
+    return torch.from_numpy(np.asarray(values, dtype=np.float64))
 
 
 def intersection_union(a: Rle, b: Rle) -> tuple[int, int]:
@@ -181,6 +214,23 @@ def matrix_nms(masks: Sequence[Rle] | Bitmap, scores: Tensor, labels: Tensor, *,
     result = torch.empty_like(scores)
     result[order] = (scores[order].double() * decay).to(scores.dtype)
     return result
+
+
+def _coordinates(polygon: Sequence[float], size: tuple[int, int]) -> list[float]:
+    try:
+        values = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"polygon: is not a list of numbers (got {polygon!r:.80}); give [x0, y0, x1, y1, ...]"
+        ) from error
+    if values.ndim != 1 or len(values) < 6 or len(values) % 2:
+        raise DataError(f"polygon: is not x, y pairs of 3 points or more (got {values.size} numbers); mend or drop it")
+    # pycocotools walks along every edge, so one absurd coordinate would take all memory.
+    if not np.isfinite(values).all() or np.abs(values).max() > 10 * max(size):
+        raise DataError(
+            f"polygon: reaches far beyond the image {tuple(size)} (got {np.abs(values).max():g}); give pixels"
+        )
+    return [float(v) for v in values]
 
 
 def _self_iou(masks: Sequence[Rle] | Bitmap) -> Tensor:

@@ -1,0 +1,111 @@
+"""Losses against the vectors of the method notes (18.5), closed forms and plain loops."""
+
+import math
+
+import pytest
+import torch
+
+from ufo_tune.core.losses import dice, focal, token_cross_entropy
+from ufo_tune.core.types import IGNORE
+
+LN2 = math.log(2)
+
+
+@pytest.mark.parametrize(("foreground", "expected"), [(0.0, 0.75 * LN2 * 0.25), (1.0, 0.25 * 0.25 * LN2)])
+def test_focal_of_zero_logits(foreground, expected):
+    term = focal(torch.zeros(3, 5, 7), torch.full((3, 5, 7), foreground))
+    assert float(term.total) == pytest.approx(3 * expected, rel=1e-5)
+    assert float(term.count) == 3
+    assert expected == pytest.approx(0.12997 if foreground == 0 else 0.04332, abs=1e-5)
+
+
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_dice_of_zero_logits(foreground):
+    pixels = 35
+    term = dice(torch.zeros(2, 5, 7), torch.full((2, 5, 7), foreground))
+    expected = 1 - (pixels * foreground + 1e-3) / (0.5 * pixels + pixels * foreground + 1e-3)
+    assert float(term.total) == pytest.approx(2 * expected, rel=1e-5)
+    assert float(term.count) == 2
+
+
+def test_mask_losses_equal_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 4, 6, generator=generator)
+    targets = (torch.rand(3, 4, 6, generator=generator) > 0.6).float()
+    focal_sum = dice_sum = 0.0
+    for x_map, g_map in zip(logits.tolist(), targets.tolist(), strict=True):
+        per_pixel, both, ours, theirs = [], 0.0, 0.0, 0.0
+        for x_row, g_row in zip(x_map, g_map, strict=True):
+            for x, g in zip(x_row, g_row, strict=True):
+                p = 1 / (1 + math.exp(-x))
+                p_t, alpha_t = (p, 0.3) if g else (1 - p, 0.7)
+                per_pixel.append(-alpha_t * (1 - p_t) ** 1.5 * math.log(p_t))
+                both, ours, theirs = both + p * g, ours + p, theirs + g
+        focal_sum += sum(per_pixel) / len(per_pixel)
+        dice_sum += 1 - (2 * both + 1e-3) / (ours + theirs + 1e-3)
+    assert float(focal(logits, targets, alpha=0.3, gamma=1.5).total) == pytest.approx(focal_sum, rel=1e-5)
+    assert float(dice(logits, targets).total) == pytest.approx(dice_sum, rel=1e-5)
+
+
+def test_focal_without_focus_is_half_the_cross_entropy():
+    x, g = torch.randn(2, 3, 3), torch.randint(0, 2, (2, 3, 3)).float()
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(x, g)
+    assert torch.allclose(focal(x, g, alpha=0.5, gamma=0.0).total, plain)  # 0.5 * mean, summed over 2 masks
+
+
+def test_perfect_masks_cost_nothing_and_stay_finite():
+    targets = torch.zeros(1, 4, 4)
+    targets[0, 1:3, 1:3] = 1
+    logits = (targets * 2 - 1) * 200
+    logits.requires_grad_(True)
+    total = focal(logits, targets).total + dice(logits, targets).total
+    assert float(total.detach()) == pytest.approx(0, abs=1e-6)
+    total.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("loss", [focal, dice])
+def test_no_masks_is_zero_of_zero_with_a_graph(loss):
+    logits = torch.zeros(0, 8, 8, requires_grad=True)
+    term = loss(logits, torch.zeros(0, 8, 8))
+    assert float(term.total.detach()) == 0
+    assert float(term.count) == 0
+    term.total.backward()
+
+
+@pytest.mark.parametrize("loss", [focal, dice])
+def test_terms_add_up_over_halves_and_low_precision_is_lifted(loss):
+    generator = torch.Generator().manual_seed(1)
+    logits, targets = torch.randn(4, 6, 6, generator=generator), torch.rand(4, 6, 6, generator=generator).round()
+    halves = loss(logits[:2], targets[:2]).total + loss(logits[2:], targets[2:]).total
+    assert torch.allclose(loss(logits, targets).total, halves)
+    assert loss(logits.bfloat16(), targets).total.dtype == torch.float32
+
+
+def test_token_cross_entropy_by_hand():
+    logits = torch.tensor([[0.0, 0.0, 0.0], [math.log(2), 0.0, 0.0], [5.0, 5.0, 5.0]])
+    term = token_cross_entropy(logits, torch.tensor([1, 0, IGNORE]))
+    assert float(term.total) == pytest.approx(math.log(3) + math.log(2), rel=1e-6)  # p = 1/3 and 2/4
+    assert float(term.count) == 2
+    weighted = token_cross_entropy(logits, torch.tensor([1, 0, IGNORE]), torch.tensor([0.5, 2.0, 9.0]))
+    assert float(weighted.total) == pytest.approx(0.5 * math.log(3) + 2 * math.log(2), rel=1e-6)
+    assert float(weighted.count) == 2.5
+
+
+def test_token_cross_entropy_takes_any_leading_shape():
+    logits = torch.randn(2, 3, 5)
+    labels = torch.tensor([[1, IGNORE, 4], [0, 2, IGNORE]])
+    supervised = labels != IGNORE
+    expected = -logits.log_softmax(-1)[supervised].gather(1, labels[supervised][:, None]).sum()
+    term = token_cross_entropy(logits, labels)
+    assert torch.allclose(term.total, expected)
+    assert float(term.count) == 4
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_token_cross_entropy_without_supervised_tokens(count):
+    logits = torch.randn(count, 7, requires_grad=True)
+    term = token_cross_entropy(logits, torch.full((count,), IGNORE))
+    assert float(term.total.detach()) == float(term.count) == 0
+    term.total.backward()
+    assert not logits.grad.any()
