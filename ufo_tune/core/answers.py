@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ufo_tune.core.codec import Codec
 
@@ -150,7 +151,7 @@ def pieces(text: str, codec: Codec) -> list[str]:
     runs = [run for run in re.split(f"({special})", text) if run]
     result: list[str] = []
     inside = False
-    for run, after in zip(runs, [*runs[1:], ""], strict=True):
+    for run, after in pairwise([*runs, ""]):
         if run in codec.special_tokens:
             inside = run == codec.box_open or (inside and run != codec.box_close)
             result.append(run)

@@ -54,15 +54,9 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     Raises:
         DataError: a polygon has fewer than three points, an odd number of coordinates, or absurd ones.
     """
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise DataError(
-                f"polygon: is not x, y pairs of 3 points or more (got {len(polygon)} numbers); mend or drop it"
-            )
-    if not polygons:
+    if len(polygons) == 0:
         return encode(np.zeros(size, dtype=bool))
-    height, width = size
-    parts = coco.frPyObjects([[float(v) for v in p] for p in polygons], height, width)
+    parts = coco.frPyObjects([_coordinates(p, size) for p in polygons], *size)
     merged: Rle = coco.merge(parts)
     return merged
 

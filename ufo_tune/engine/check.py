@@ -53,7 +53,7 @@ def check(recipe: Recipe) -> list[str]:
         lines += _first(f"data.mixture.{number}", asked, samples, codec, np.random.default_rng(recipe.train.seed))
     for name in recipe.eval.protocols:
         lines += check_protocol(Protocol.load(name), codec, f"eval {name}")
-    return [*lines, *_memory(recipe)]
+    return [*lines, *_memory(recipe, codec)]
 
 
 def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
@@ -101,7 +101,7 @@ def _short(text: str, codec: Codec) -> str:
     return re.sub(f"({token}){{2,}}", lambda m: f"{codec.mask_token} x {len(m[0]) // len(codec.mask_token)}", text)
 
 
-def _memory(recipe: Recipe) -> list[str]:
+def _memory(recipe: Recipe, codec: Codec) -> list[str]:
     """Parameters and bytes from the config alone, on the meta device."""
     model = recipe.model
     module = plugins.find("models", model.family)
@@ -116,7 +116,7 @@ def _memory(recipe: Recipe) -> list[str]:
     with torch.device("meta"):
         vlm = family(AutoModelForImageTextToText.from_config(config))
     total = sum(p.numel() for p in vlm.hf.parameters())
-    adapters, whole = _trained(vlm, model)
+    adapters, whole = _trained(vlm, model, codec)
     size = {"float32": 4, "bfloat16": 2}.get(model.dtype, 2 if torch.cuda.is_available() else 4)
     state = 3 * (4 * adapters + size * whole)  # gradient and two moments; adapters are kept in float32
     return [
@@ -144,12 +144,15 @@ def _config(model: ModelSection) -> Any:
         return None
 
 
-def _trained(vlm: VLM, model: ModelSection) -> tuple[int, int]:
+def _trained(vlm: VLM, model: ModelSection, codec: Codec) -> tuple[int, int]:
     """(parameters of adapters and token rows, parameters of parts that train whole)."""
     parts = {"vision": model.vision, "projector": model.projector, "language": model.language}
     parts["tokens"] = "full" if model.train_tokens == "full" else "frozen"
     whole = sum(p.numel() for n, p in vlm.hf.named_parameters() if parts[vlm.part_of(n)] == "full")
-    adapters = 0
+    hf: Any = vlm.hf
+    tables = {id(t): t for t in (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)}  # one where tied
+    new = len(codec.special_tokens) if model.train_tokens == "new" else 0
+    adapters = sum(new * t.shape[1] for t in tables.values())
     if model.language == "lora":
         linear = (
             m for n, m in vlm.hf.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(vlm.lora_targets, n)

@@ -1,0 +1,79 @@
+"""Tokens to maps and back to pixels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ufo_tune.core import views
+from ufo_tune.core.types import View
+from ufo_tune.errors import ModelError
+
+
+def _tiles(rows, cols, side=10.0, grid=(2, 3)):
+    return tuple(
+        View((c * side, r * side, (c + 1) * side, (r + 1) * side), grid) for r in range(rows) for c in range(cols)
+    )
+
+
+def test_stitch_places_every_cell():
+    tiles = _tiles(2, 3)
+    h, w = views.grid_of(tiles)
+    assert (h, w) == (4, 9)
+    tokens = []  # the value of a cell is where it lies, written tile by tile
+    for r in range(2):
+        for c in range(3):
+            tokens += [[(r * 2 + y) * 100 + c * 3 + x] for y in range(2) for x in range(3)]
+    stitched = views.stitch(torch.tensor(tokens), tiles)[..., 0]
+    assert stitched.tolist() == [[y * 100 + x for x in range(9)] for y in range(4)]
+
+
+def test_wrong_token_count_and_order_are_refused():
+    with pytest.raises(ModelError, match="5 image tokens"):
+        views.stitch(torch.zeros(5, 1), _tiles(1, 1))
+    with pytest.raises(ModelError, match="raster"):
+        views.stitch(torch.zeros(12, 1), _tiles(1, 2)[::-1])
+
+
+@pytest.mark.parametrize("size", [(40, 80), (80, 40), (64, 64)])
+def test_letterbox_is_centred_and_keeps_the_aspect(size):
+    x0, y0, x1, y1 = views.letterbox(size)
+    assert x1 - x0 == y1 - y0 == max(size)
+    assert (x0 + x1) / 2 == size[1] / 2 and (y0 + y1) / 2 == size[0] / 2
+
+
+def test_points_move_to_the_canvas():
+    view = (View(views.letterbox((40, 80)), (4, 4)),)
+    points = views.to_canvas(torch.tensor([[0.5, 0.5], [0.0, 0.0], [1.0, 1.0]]), (40, 80), view)
+    assert torch.allclose(points, torch.tensor([[0.5, 0.5], [0.0, 0.25], [1.0, 0.75]]))
+
+
+@pytest.mark.parametrize("size", [(37, 53), (8, 8), (1, 1)])
+def test_crop_equals_interpolate_where_the_canvas_is_the_image(size):
+    view = (View((0.0, 0.0, float(size[1]), float(size[0])), (4, 4)),)
+    logits = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    assert torch.allclose(views.crop_logits(logits, view, size), expected, atol=1e-5)
+
+
+def test_crop_drops_the_padding():
+    view = (View(views.letterbox((20, 40)), (4, 4)),)  # padded 10 pixels above and below
+    logits = torch.zeros(1, 40, 40)
+    logits[0, 10:30] = 1.0  # exactly the image
+    out = views.crop_logits(logits, view, (20, 40))
+    assert out.shape == (1, 20, 40) and torch.allclose(out, torch.ones_like(out))
+
+
+@pytest.mark.parametrize(("size", "out"), [((32, 32), (16, 16)), ((30, 50), (7, 11)), ((5, 5), (20, 20))])
+def test_target_is_the_area_mean(size, out):
+    view = (View((0.0, 0.0, float(size[1]), float(size[0])), (4, 4)),)
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(1))
+    got = views.to_target(mask, view, out)
+    fine = mask.repeat_interleave(out[0], 0).repeat_interleave(out[1], 1)  # every cell is now whole pixels
+    expected = F.avg_pool2d(fine[None], (size[0], size[1]))[0]
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_target_of_padding_is_zero():
+    view = (View(views.letterbox((20, 40)), (4, 4)),)
+    target = views.to_target(torch.ones(20, 40), view, (8, 8))
+    assert target[:2].eq(0).all() and target[6:].eq(0).all() and target[2:6].eq(1).all()

@@ -1,0 +1,97 @@
+"""Samples to a batch: load the image, augment, ``task.encode``, lay out, pad. Runs in loader workers; no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.types import Batch, Dialogue, Sample, Turn
+from ufo_tune.data.images import open_image
+from ufo_tune.errors import ConfigError, DataError
+from ufo_tune.models.base import EncodedRow, VLMProcessor
+from ufo_tune.templates import Template
+
+Augmentation = Callable[[np.ndarray, Sample, np.random.Generator], tuple[np.ndarray, Sample]]
+
+
+class Collator:
+    """Turns groups of samples, one group per batch row, into a ``Batch``.
+
+    Samples of one group show the same image and are packed: each keeps its own question, all share the image.
+    """
+
+    def __init__(
+        self,
+        processor: VLMProcessor,
+        task: ModuleType,
+        template: Template,
+        codec: Codec,
+        options: Mapping[str, Any],
+        augment: Augmentation | None = None,
+        max_length: int = 1 << 30,
+    ) -> None:
+        self.processor = processor
+        self.task = task
+        self.template = template
+        self.codec = codec
+        self.options = dict(options)
+        self.augment = augment
+        self.max_length = max_length
+
+    def rows(self, groups: Sequence[tuple[Sample, ...]], rng: np.random.Generator | None) -> Batch | None:
+        """A batch of one row per group.
+
+        Args:
+            groups: the samples of each row.
+            rng: of wordings, grid points and augmentation; None builds questions only (inference).
+        Returns:
+            The batch, or None when every row was longer than ``max_length``.
+        """
+        rows = [self.row(group, rng) for group in groups]
+        kept = [r for r in rows if len(r.row.ids) <= self.max_length]
+        return self.processor.stack(kept) if kept else None
+
+    def row(self, group: tuple[Sample, ...], rng: np.random.Generator | None) -> EncodedRow:
+        """One encoded row."""
+        image = open_image(group[0].image)
+        if image.shape[:2] != tuple(group[0].size):
+            raise DataError(
+                f"{group[0].source}: the image is {image.shape[:2]} but the annotation says {tuple(group[0].size)}; "
+                "mend the annotation or the file"
+            )
+        samples = group
+        if self.augment is not None and rng is not None:
+            if len(group) > 1:
+                raise ConfigError("data.augment: cannot move samples packed in one row (got pack > 1); use one of them")
+            image, moved = self.augment(image, group[0], rng)
+            samples = (moved,)
+        dialogues = [self.task.encode(s, self.template, self.codec, rng, **self.options) for s in samples]
+        counts = tuple(len(d.turns[-1].answers) for d in dialogues)
+        return self.processor.encode(pack(dialogues, group[0].source), image, samples, counts, train=rng is not None)
+
+
+def pack(dialogues: Sequence[Dialogue], source: str) -> Dialogue:
+    """Join dialogues about one image into one whose answers carry their own questions.
+
+    Raises:
+        ConfigError: a question stands in the shared prompt, so it cannot differ between answers.
+    """
+    if len(dialogues) == 1:
+        return dialogues[0]
+    for d in dialogues:
+        if len(d.turns) > 1 or d.turns[0].question or any(a.question is None for a in d.turns[0].answers):
+            raise ConfigError(
+                f"{source}: only single-answer tasks with the image before the question can be packed; set pack: 1 "
+                "or use a template with image_position: before"
+            )
+    first = dialogues[0]
+    return Dialogue(
+        turns=(Turn("", tuple(a for d in dialogues for a in d.turns[0].answers)),),
+        image_attention=first.image_attention,
+        image_position=first.image_position,
+        phrase=first.phrase,
+    )

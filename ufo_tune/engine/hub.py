@@ -1,0 +1,83 @@
+"""``merge``: one Hugging Face folder out of a run, verified before anyone is told that it is done."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ufo_tune.engine import probe
+from ufo_tune.engine.load import load
+from ufo_tune.errors import ConfigError, ModelError
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference allowed, relative to the largest logit; low precision rounds the merged weights once more."""
+
+
+def merge(run: Path, out: Path) -> dict[str, float]:
+    """Merge a run's adapter into its base, write a plain Hugging Face folder, reload it elsewhere and compare.
+
+    Args:
+        run: a run folder or one of its checkpoints (full fine-tunes are copied and verified alike).
+        out: folder to write; must not exist yet.
+    Returns:
+        ``{"text": ..., "mask": ...}``: the largest relative difference of text and mask logits to the run's.
+    Raises:
+        ConfigError: ``out`` exists.
+        ModelError: the run cannot be loaded, or the merged model answers differently (``out`` is then removed).
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: exists already; choose another --out")
+    model = load(run)
+    expected = probe.outputs(model)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    if model.adapter is not None:
+        model.vlm.hf = model.adapter.merge_and_unload()
+        model.adapter = None
+    for key in ("base", "base_options"):
+        model.settings.pop(key, None)
+    model.save(part)
+    copied = (run / "last") if (run / "last").exists() else run
+    if (copied / "recipe.yaml").exists():
+        shutil.copy(copied / "recipe.yaml", part / "recipe.yaml")
+    try:
+        differences = _compare(expected, _elsewhere(part), next(model.parameters()).dtype)
+    except ModelError:
+        shutil.rmtree(part)
+        raise
+    part.rename(out)
+    return differences
+
+
+def _elsewhere(folder: Path) -> dict[str, Tensor]:
+    """The probe's outputs from a fresh process."""
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "outputs.safetensors"
+        command = [sys.executable, "-m", "ufo_tune.engine.probe", str(folder), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ModelError(f"{folder}: the merged model does not load in a fresh process:\n{done.stderr[-2000:]}")
+        loaded: dict[str, Any] = load_file(file)
+        return loaded
+
+
+def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
+    differences = {}
+    for name, value in expected.items():
+        scale = float(value.abs().max().clamp_min(1e-6))
+        differences[name] = float((value - got[name]).abs().max()) / scale
+    worst = max(differences.values())
+    if not worst <= TOLERANCE[dtype]:  # NaN must fail too
+        raise ModelError(
+            f"merge: the merged model differs from the run (got {differences}); at most {TOLERANCE[dtype]} is right "
+            f"for {dtype}"
+        )
+    return differences

@@ -1,0 +1,99 @@
+"""Load a model from wherever it is: a Hub id, a Hugging Face folder, a prepared base, a run, ``embedded``, ``tiny:``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ufo_tune import plugins
+from ufo_tune.core.codec import Codec
+from ufo_tune.engine import checkpoint
+from ufo_tune.errors import ModelError
+from ufo_tune.models import tiny
+from ufo_tune.models.ufo import CONFIG_NAME, UfoModel, read_settings
+
+EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny_base"
+"""The pretrained base of the quickstart, shipped in the wheel."""
+ADAPTER = "adapter_config.json"
+
+
+def load(path: str | Path, *, dtype: str = "auto") -> UfoModel:
+    """A model that ufo-tune wrote: a prepared base, a merged model, or a run (its last complete checkpoint).
+
+    Raises:
+        ModelError: not such a folder, or a truncated one.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ModelError(f"{path}: no such folder; give a model made by `ufo-tune prepare`, `train` or `merge`")
+    if (folder / "last").exists():
+        folder = (folder / "last").resolve()
+    settings = read_settings(folder)
+    if (folder / ADAPTER).exists():
+        return _with_adapter(folder, settings, dtype)
+    return _checked(folder, lambda: _build(str(folder), settings, dtype))
+
+
+def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any], *, dtype: str = "auto") -> UfoModel:
+    """A base to train: anything ``load`` takes, ``embedded``, ``tiny:<family>``, or a plain Hugging Face model.
+
+    Args:
+        name: which one.
+        family: file of ``models/``; ignored where the folder says it.
+        codec: fields of the codec for a base that has none yet.
+        options: of the family's ``build`` (a tiny family: of ``models.tiny.build`` too).
+        dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32.
+    """
+    if name == "embedded":
+        name = str(EMBEDDED)
+    if name.startswith("tiny:"):
+        with tempfile.TemporaryDirectory() as temporary:
+            made = tiny.build(name.removeprefix("tiny:"), Path(temporary), **options)
+            return base(str(made), name.removeprefix("tiny:"), codec, {}, dtype=dtype)
+    if (Path(name) / CONFIG_NAME).exists():
+        return load(name, dtype=dtype)
+    build = plugins.find("models", family).build
+    plugins.check_options(f"models/{family}", build, options)
+    model: UfoModel = _checked(Path(name), lambda: build(name, Codec(**codec), **options, dtype=_dtype(dtype)))
+    return model
+
+
+def _build(path: str, settings: dict[str, Any], dtype: str) -> UfoModel:
+    build = plugins.find("models", settings["family"]).build
+    model: UfoModel = build(path, Codec.from_dict(settings["codec"]), **settings["options"], dtype=_dtype(dtype))
+    model.settings["templates"] = settings.get("templates", {})
+    return model
+
+
+def _dtype(dtype: str) -> Any:
+    """CPUs compute bfloat16 several times slower than float32."""
+    if dtype == "auto" and not torch.cuda.is_available():
+        return torch.float32
+    return dtype
+
+
+def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str) -> UfoModel:
+    """The run's base with the adapter's layers in place and every trained parameter on top."""
+    origin = settings["base"]
+    model = base(origin, settings["family"], settings["codec"], settings["base_options"], dtype=dtype)
+    hf: Any = model.vlm.hf
+    model.adapter = _checked(folder, lambda: PeftModel.from_pretrained(hf, str(folder)))
+    checkpoint.restore(model, _checked(folder, lambda: load_file(folder / checkpoint.TRAINED)), folder)
+    model.settings |= {k: settings[k] for k in ("base", "base_options", "templates")}
+    return model
+
+
+def _checked(folder: Path, call: Any) -> Any:
+    """Turn a damaged file into one clear line."""
+    try:
+        return call()
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}: cannot be loaded ({line}); the download or checkpoint is incomplete") from error

@@ -1,0 +1,65 @@
+"""Optimizer groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ufo_tune.config import TrainSection
+from ufo_tune.models.ufo import UfoModel
+
+
+def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> torch.optim.AdamW:
+    """AdamW with one group for each (part, decayed or not); vectors (norms, biases) are not decayed.
+
+    Each group keeps its own peak in ``peak_lr``; ``set_lr`` scales it.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.vlm.hf.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((model.vlm.part_of(_plain(name)), parameter.ndim > 1), []).append(parameter)
+    for parameter in objectives.parameters():
+        groups.setdefault(("objectives", parameter.ndim > 1), []).append(parameter)
+    multipliers: dict[str, float] = {str(k): v for k, v in section.lr_multipliers.items()}
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": section.learning_rate * multipliers.get(part, 1.0),
+                "peak_lr": section.learning_rate * multipliers.get(part, 1.0),
+                "weight_decay": section.weight_decay if decayed else 0.0,
+                "name": part,
+            }
+            for (part, decayed), parameters in groups.items()
+        ],
+        betas=(0.9, section.adam_beta2),
+    )
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without PEFT's wrapping."""
+    return name.replace(".base_layer", "")
+
+
+def factor(section: TrainSection, step: int, seconds: float = 0.0) -> float:
+    """The share of the peak learning rate at a step: linear warm-up, then the schedule.
+
+    With ``max_seconds`` the schedule runs on wall time where that is further along than the steps.
+    """
+    if step < section.warmup_steps:
+        return (step + 1) / section.warmup_steps
+    done = (step - section.warmup_steps) / max(1, section.max_steps - section.warmup_steps)
+    if section.max_seconds:
+        done = max(done, seconds / section.max_seconds)
+    done = min(1.0, done)
+    if section.lr_scheduler_type == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0 if section.lr_scheduler_type == "constant" else 1.0 - done
+
+
+def set_lr(groups: list[dict[str, float]], share: float) -> None:
+    """Set every group's learning rate to a share of its peak."""
+    for group in groups:
+        group["lr"] = group["peak_lr"] * share

@@ -1,0 +1,259 @@
+"""The training loop, on accelerate. One mixture entry a step for all ranks, losses exact over ranks and accumulation.
+
+    run = train(Recipe.load("quickstart"), Path("runs/quickstart"))
+
+``ufo-tune train`` and ``accelerate launch -m ufo_tune train`` both come here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ufo_tune import plugins
+from ufo_tune.config import Protocol, Recipe
+from ufo_tune.core.types import Batch, LossTerm
+from ufo_tune.engine import checkpoint, load
+from ufo_tune.engine.evaluate import evaluate
+from ufo_tune.engine.optim import factor, optimizer, set_lr
+from ufo_tune.engine.sources import Sources
+from ufo_tune.errors import ConfigError
+from ufo_tune.models import lora
+from ufo_tune.models.ufo import UfoModel
+
+
+class Trainable(nn.Module):
+    """Model and objectives in one module: what accelerate wraps, so that every parameter is behind one forward."""
+
+    def __init__(self, model: UfoModel, objectives: nn.ModuleDict) -> None:
+        super().__init__()
+        self.model = model
+        self.objectives = objectives
+
+    def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        """All loss terms of a batch, named ``objective.term`` where two objectives share a name."""
+        before = [t for o in self.objectives.values() for t in o.before(batch)]
+        output = self.model(batch, before)
+        terms: dict[str, LossTerm] = {}
+        for objective in self.objectives.values():
+            terms |= objective(batch, output, lambda extra: self.model(batch, extra))
+        return terms
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each term is divided by; known before the pass."""
+        return {k: v for o in self.objectives.values() for k, v in o.counts(batch).items()}
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one run holds on to."""
+
+    recipe: Recipe
+    out: Path
+    accelerator: Accelerator
+    model: UfoModel
+    module: Any  # Trainable, maybe wrapped by accelerate
+    optimizer: Any
+    sources: Sources
+    step: int = 0
+    started: float = 0.0
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train as the recipe says.
+
+    Args:
+        recipe: what to do.
+        out: run folder: ``recipe.yaml``, ``log.jsonl``, ``checkpoint-N/``, ``last``.
+        resume: continue from ``last`` if there is one.
+        progress: show a bar with losses, time left and tokens a second.
+    Returns:
+        The last checkpoint, a folder that ``load``, ``eval``, ``predict`` and ``merge`` read.
+    Raises:
+        ConfigError: the run folder holds another run, or a name does not resolve.
+    """
+    run = _start(recipe, out, resume)
+    bar = tqdm(
+        total=recipe.train.max_steps,
+        initial=run.step,
+        disable=not progress or not run.accelerator.is_main_process,
+        desc="train",
+        unit="step",
+    )
+    batches = iter(run.sources.loader)
+    log = _Log(run, bar)
+    run.started = time.monotonic()
+    saved = -1
+    while run.step < recipe.train.max_steps and not _out_of_time(run):
+        window = [next(batches).to(run.accelerator.device) for _ in range(recipe.train.gradient_accumulation_steps)]
+        log.add(_step(run, window), window)
+        run.step += 1
+        bar.update()
+        if _due(run.step, recipe.train.save_steps):
+            saved = _save(run)
+        if _due(run.step, recipe.eval.every):
+            _evaluate(run, log)
+    log.flush()
+    if saved != run.step:
+        _save(run)
+    bar.close()
+    run.accelerator.end_training()
+    return (out / "last").resolve()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _out_of_time(run: _Run) -> bool:
+    limit = run.recipe.train.max_seconds
+    return bool(limit) and time.monotonic() - run.started > limit
+
+
+def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
+    section = recipe.train
+    if (out / "last").exists() and not resume:
+        raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
+    accelerator = Accelerator(
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        mixed_precision="bf16" if section.bf16 else "no",
+        log_with=list(section.report_to) or None,
+        project_dir=str(out),
+    )
+    set_seed(section.seed)
+    m = recipe.model
+    model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype)
+    model.settings |= {"base": m.base, "base_options": m.options}
+    lora.apply(model, m)
+    if section.gradient_checkpointing:
+        model.vlm.hf.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    objectives = nn.ModuleDict(
+        {name: plugins.find("objectives", name).Objective(**o) for name, o in recipe.objectives.items()}
+    )
+    sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
+    model.settings["templates"] = {**model.templates, **sources.templates()}
+    opt = optimizer(model, objectives, section)
+    module = Trainable(model, objectives)
+    step = 0
+    if resume and (out / "last").exists():
+        state = checkpoint.resume((out / "last").resolve(), model, objectives)
+        opt.load_state_dict(state["optimizer"])
+        sources.loader.load_state_dict(state["loader"])
+        torch.set_rng_state(state["rng"])
+        step = state["step"]
+    module, opt = accelerator.prepare(module, opt)
+    module.train()
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        recipe.save(out / "recipe.yaml")
+        if section.report_to:
+            accelerator.init_trackers("tensorboard")
+    return _Run(recipe, out, accelerator, model, module, opt, sources, step)
+
+
+def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
+    """One optimizer step over the micro-batches of a window; the loss is a mean over all ranks' and all of these.
+
+    Returns:
+        Each term's sum over the window (this rank) and its count over window and ranks.
+    """
+    accelerator, section = run.accelerator, run.recipe.train
+    plain: Trainable = accelerator.unwrap_model(run.module)
+    counted = [plain.counts(b) for b in window]
+    names = sorted(counted[0])
+    local = torch.stack([torch.stack([c[n].float() for c in counted]).sum() for n in names])  # [terms]
+    counts = dict(zip(names, accelerator.reduce(local, "sum").clamp_min(1.0), strict=True))
+    # accelerate divides by the accumulation steps and DDP by the ranks; both means are undone here, counts did it.
+    undo = section.gradient_accumulation_steps * accelerator.num_processes
+    seconds = time.monotonic() - run.started
+    set_lr(run.optimizer.param_groups, factor(section, run.step, seconds))
+    totals = {n: torch.zeros((), device=accelerator.device) for n in names}
+    for batch in window:
+        with accelerator.accumulate(run.module):
+            terms = run.module(batch)
+            accelerator.backward(sum(terms[n].total / counts[n] for n in names) * undo)
+            for n in names:
+                totals[n] += terms[n].total.detach()
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(run.module.parameters(), section.max_grad_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+    return {n: LossTerm(totals[n], counts[n]) for n in names}
+
+
+def _save(run: _Run) -> int:
+    """Write a checkpoint from the main process; the others wait."""
+    accelerator = run.accelerator
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        state = {
+            "step": run.step,
+            "optimizer": run.optimizer.state_dict(),
+            "loader": run.sources.loader.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        plain: Trainable = accelerator.unwrap_model(run.module)
+        checkpoint.save(run.out, run.step, run.model, plain.objectives, run.recipe, state)
+    accelerator.wait_for_everyone()
+    return run.step
+
+
+def _evaluate(run: _Run, log: _Log) -> None:
+    run.module.eval()
+    for name in run.recipe.eval.protocols:
+        results = evaluate(run.model, Protocol.load(name), limit=run.recipe.eval.limit, progress=False)
+        log.write({f"{name}/{split}/{k}": v for split, values in results.items() for k, v in values.items()})
+    run.module.train()
+
+
+class _Log:
+    """Means since the last line: to the bar, the trackers and ``log.jsonl``."""
+
+    def __init__(self, run: _Run, bar: tqdm[Any]) -> None:
+        self.run = run
+        self.bar = bar
+        self.sums: dict[str, list[float]] = {}
+        self.tokens = 0
+        self.since = time.monotonic()
+
+    def add(self, terms: dict[str, LossTerm], window: list[Batch]) -> None:
+        """Take in one step."""
+        self.tokens += sum(int((b.segment != -2).sum()) for b in window)
+        for name, term in terms.items():
+            pair = self.sums.setdefault(name, [0.0, 0.0])
+            pair[0] += float(term.total) * self.run.accelerator.num_processes
+            pair[1] += float(term.count) if float(term.total) else 0.0
+        if _due(self.run.step + 1, self.run.recipe.train.logging_steps):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        if not self.sums:
+            return
+        values = {f"loss/{n}": total / count for n, (total, count) in self.sums.items() if count}
+        values["lr"] = float(self.run.optimizer.param_groups[0]["lr"])
+        values["tokens_per_second"] = self.tokens / max(1e-9, time.monotonic() - self.since)
+        shown = {k.removeprefix("loss/"): f"{v:.3f}" for k, v in values.items() if k.startswith("loss/")}
+        self.bar.set_postfix({**shown, "tok/s": f"{values['tokens_per_second']:.0f}"}, refresh=False)
+        self.write(values)
+        self.sums, self.tokens, self.since = {}, 0, time.monotonic()
+
+    def write(self, values: dict[str, float]) -> None:
+        """One line of ``log.jsonl`` and one record of every tracker."""
+        self.run.accelerator.log(values, step=self.run.step)
+        if not self.run.accelerator.is_main_process:
+            return
+        line = {"step": self.run.step, "seconds": round(time.monotonic() - self.run.started, 2), **values}
+        with (self.run.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+

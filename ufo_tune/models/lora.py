@@ -1,0 +1,79 @@
+"""Which parameters train: LoRA on the language model, whole parts, and the rows of the new tokens.
+
+LoRA targets are a regular expression on the language model only: ``all-linear`` would reach the vision tower too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from ufo_tune.config import ModelSection
+from ufo_tune.errors import ConfigError
+from ufo_tune.models.ufo import UfoModel
+
+
+def apply(model: UfoModel, section: ModelSection) -> PeftModel | None:
+    """Set ``requires_grad`` everywhere as the recipe says; wrap the HF model in PEFT where it asks for adapters.
+
+    The PEFT wrap injects its layers in place, so ``model.vlm.hf`` stays the same object and every path through the
+    model sees the adapters.
+
+    Returns:
+        The PEFT model that saves the adapter, or None for full fine-tuning.
+    Raises:
+        ConfigError: nothing would train.
+    """
+    hf: Any = model.vlm.hf
+    adapter: PeftModel | None = None
+    if section.language == "lora" or section.train_tokens == "new":
+        adapter = get_peft_model(hf, _lora_config(model, section))
+    whole = {"vision": section.vision, "projector": section.projector, "language": section.language}
+    for name, parameter in hf.named_parameters():
+        if _is_adapter(name):
+            continue
+        part = model.vlm.part_of(name.replace(".base_layer", ""))
+        if part == "tokens":
+            parameter.requires_grad_(section.train_tokens == "full")
+        else:
+            parameter.requires_grad_(whole[part] == "full")
+    if section.train_tokens == "full":
+        model.vlm.text_model.norm.requires_grad_(True)  # type: ignore[union-attr, operator]
+    if not any(p.requires_grad for p in hf.parameters()):
+        raise ConfigError("model: nothing would train; set language, vision, projector or train_tokens")
+    model.adapter = adapter
+    return adapter
+
+
+def _is_adapter(name: str) -> bool:
+    return "lora_" in name or "trainable_tokens_" in name
+
+
+def _lora_config(model: UfoModel, section: ModelSection) -> LoraConfig:
+    """LoRA on the language model, and the new tokens' rows in embeddings and (untied) head."""
+    hf: Any = model.vlm.hf
+    rows: dict[str, list[int]] | None = None
+    if section.train_tokens == "new":
+        ids = model.new_token_ids()
+        rows = {"embed_tokens": ids}
+        if hf.get_output_embeddings().weight is not hf.get_input_embeddings().weight:
+            rows["lm_head"] = ids  # with the embedding alone the head's rows would stay untrained
+    # PEFT wants at least one target even when only token rows train: a pattern that matches all layers, at rank 1, is
+    # not an option, so the pattern is narrowed to what trains.
+    lora = section.language == "lora"
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.lora.r,
+        lora_alpha=section.lora.alpha,
+        lora_dropout=section.lora.dropout,
+        target_modules=model.vlm.lora_targets if lora else [],
+        trainable_token_indices=rows,
+    )
+
+
+def trainable_summary(module: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameter counts."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, t in sizes if t), sum(n for n, _ in sizes)

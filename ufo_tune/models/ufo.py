@@ -1,0 +1,178 @@
+"""``UfoModel``: any decoder family taught UFO's way. One forward, one decode loop, one folder format.
+
+``forward`` is embed, transforms of the embeddings (``<LOCAL>`` first), decode under the attention rule, stitch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ufo_tune
+from ufo_tune.config import DecodeSection
+from ufo_tune.core import tokens
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.sequence import visible
+from ufo_tune.core.types import Batch, EmbedTransform, Generation, ModelOutput, View
+from ufo_tune.core.views import stitch
+from ufo_tune.errors import ModelError
+from ufo_tune.models.base import VLM, VLMProcessor
+from ufo_tune.models.local import LocalSampler
+
+CONFIG_NAME = "ufo_config.json"
+_SCHEMA = 1
+
+
+class UfoModel(nn.Module):
+    """A family's weights and processor behind the ``GroundingModel`` protocol.
+
+    ``settings`` travels in ``ufo_config.json``: family, codec, view options, templates the run was trained with.
+    """
+
+    def __init__(self, vlm: VLM, processor: VLMProcessor, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.vlm = vlm
+        self.processor = processor
+        self.settings = settings
+        self.re_add_local = True  # only the ablation turns this off
+        self.adapter: Any = None  # the PEFT model that wraps ``vlm.hf``, where there is one
+
+    @classmethod
+    def assemble(
+        cls,
+        vlm: VLM,
+        hf_processor: Any,
+        processor_class: Callable[..., VLMProcessor],
+        codec: Codec | None,
+        options: dict[str, Any],
+    ) -> UfoModel:
+        """Join the halves; a base without codec gets our tokens, its matrices resized and the new rows initialised."""
+        new: list[int] = []
+        if codec is None:
+            codec = Codec()
+        if not set(codec.special_tokens) <= set(hf_processor.tokenizer.get_vocab()):
+            new = tokens.add_tokens(hf_processor.tokenizer, codec)
+        hf: Any = vlm.hf
+        rows = hf.get_input_embeddings().weight.shape[0]
+        if new:
+            if len(hf_processor.tokenizer) > rows:  # bases often pad their matrices: never shrink them
+                hf.resize_token_embeddings(len(hf_processor.tokenizer), mean_resizing=False)
+            tokens.initialise_rows(hf.get_input_embeddings().weight, new)
+            tokens.initialise_rows(hf.get_output_embeddings().weight, new)
+        elif len(hf_processor.tokenizer) > rows:
+            raise ModelError(f"embeddings have {rows} rows for {len(hf_processor.tokenizer)} tokens; run prepare again")
+        processor = processor_class(hf_processor, codec, **options)
+        family = type(vlm).__module__.rpartition(".")[2]
+        return cls(vlm, processor, {"family": family, "options": options, "templates": {}})
+
+    @property
+    def codec(self) -> Codec:
+        """The only way from pixels to text and back."""
+        return self.processor.codec
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Task name -> template the weights were trained with."""
+        found: dict[str, str] = self.settings["templates"]
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings live."""
+        weight: Tensor = next(self.vlm.hf.get_input_embeddings().parameters())  # type: ignore[operator]
+        return weight.device
+
+    def new_token_ids(self) -> list[int]:
+        """Ids of our tokens, wherever they came from."""
+        return [tokens.token_id(self.processor.tokenizer, t) for t in self.codec.special_tokens]
+
+    def embed(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> tuple[Tensor, Tensor, LocalSampler | None]:
+        """Input embeddings [B, T, D], the image mask [B, T] and the ``<LOCAL>`` sampler."""
+        is_image = _marked(batch.image_index, batch.ids.shape)
+        embeds = self.vlm.embed(batch.ids, batch.pixels, is_image)
+        local = LocalSampler.of(batch)
+        for transform in [*([local.fill] if local else []), *extra]:
+            embeds = transform(embeds, batch)
+        return embeds, is_image, local
+
+    def decode(
+        self, embeds: Tensor, mask: Tensor, batch: Batch, local: LocalSampler | None, cache: Any = None
+    ) -> Tensor:
+        """Final states [B, T, D] of a whole batch."""
+        if local is None or not self.re_add_local:
+            return self.vlm.decode(embeds, mask, batch.positions, cache)
+        with local.added_to(self.vlm.layers):
+            return self.vlm.decode(embeds, mask, batch.positions, cache)
+
+    def forward(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> ModelOutput:
+        """One teacher-forced pass; ``extra`` edits the embeddings after ``<LOCAL>`` is filled."""
+        embeds, is_image, local = self.embed(batch, extra)
+        mask = visible(batch.segment, is_image, batch.causal_image)
+        hidden = self.decode(embeds, mask, batch, local)
+        return ModelOutput(
+            hidden=hidden,
+            image_features=maps(hidden, batch.image_index, batch.views),
+            image_inputs=maps(embeds, batch.image_index, batch.views),
+            logits=self.vlm.logits,
+        )
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch, decode: DecodeSection, grammars: Sequence[Any]) -> list[Generation]:
+        """Greedy answers to every sample, in row order; see ``models.generate``."""
+        from ufo_tune.models.generate import generate
+
+        return generate(self, batch, decode, grammars)
+
+    def save(self, path: Path) -> None:
+        """Write a plain Hugging Face folder plus ``ufo_config.json``; the latter last, as the sign of completeness."""
+        path.mkdir(parents=True, exist_ok=True)
+        self.vlm.hf.save_pretrained(path)  # type: ignore[operator]
+        self.processor.save(path)
+        self.save_settings(path)
+
+    def save_settings(self, path: Path) -> None:
+        """Write ``ufo_config.json``."""
+        content = {
+            "schema": _SCHEMA,
+            "ufo_tune": ufo_tune.__version__,
+            **self.settings,
+            "codec": self.codec.to_dict(),
+        }
+        (path / CONFIG_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """``ufo_config.json`` of a folder.
+
+    Raises:
+        ModelError: absent, unreadable or of another schema.
+    """
+    file = path / CONFIG_NAME
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelError(
+            f"{file}: not a complete ufo-tune model ({error}); make one with `ufo-tune prepare` or `merge`"
+        ) from error
+    if content.get("schema") != _SCHEMA:
+        raise ModelError(f"{file}: schema is not {_SCHEMA} (got {content.get('schema')}); prepare the base again")
+    return content
+
+
+def maps(states: Tensor, image_index: Tensor, views: Sequence[Sequence[View]]) -> tuple[Tensor, ...]:
+    """Image states of every row, stitched: B x [h, w, D] from [B, T, D]."""
+    return tuple(
+        stitch(states[row, index[index >= 0]], row_views)
+        for row, (index, row_views) in enumerate(zip(image_index, views, strict=True))
+    )
+
+
+def _marked(index: Tensor, shape: torch.Size) -> Tensor:
+    """[B, T] bool, True at the positions in ``index`` [B, K] (-1 is padding)."""
+    mask = torch.zeros(shape[0], shape[1] + 1, dtype=torch.bool, device=index.device)
+    return mask.scatter(1, index.where(index >= 0, shape[1]), True)[:, :-1]

@@ -1,0 +1,30 @@
+"""The shape of an objective; see CONTRIBUTING for "how to add one"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
+
+Rerun = Callable[[Sequence[EmbedTransform]], ModelOutput]
+"""A second pass over the same batch with more transforms of its input embeddings."""
+
+
+class ObjectiveProtocol(Protocol):
+    """What the loop calls, as ``nn.Module``: heads of its own are sub-modules, trained and saved with the run."""
+
+    def before(self, batch: Batch) -> list[EmbedTransform]:
+        """Transforms of the main pass; default none."""
+        ...
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each term will be divided by, before any pass: the loop sums it over ranks and accumulation first."""
+        ...
+
+    def forward(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
+        """Named sums and counts. A batch that has nothing for this objective gives count 0 and a total that is
+        0 but still reaches the graph, so that every rank calls backward through the same parameters."""
+        ...
