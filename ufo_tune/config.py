@@ -138,7 +138,7 @@ class _Document(_Section):
         try:
             return cls.model_validate(_expand(data, where))
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(where, e, cls) for e in error.errors())) from error
+            raise ConfigError("\n".join(_explain(where, e, cls) for e in _causes(error))) from error
 
     def save(self, path: Path) -> None:
         """Write the resolved document, defaults included."""
@@ -264,6 +264,15 @@ def _expand(value: Any, where: str) -> Any:
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", variable, value)
+
+
+def _causes(error: ValidationError) -> list[Any]:
+    """Without the complaint that a list is too short because one of its entries was refused."""
+    faults = error.errors()
+    places = [e["loc"] for e in faults]
+    return [
+        e for e in faults if e["type"] != "too_short" or not any(p[: len(e["loc"])] == e["loc"] != p for p in places)
+    ]
 
 
 def _explain(where: str, error: Any, root: type[BaseModel]) -> str:

@@ -11,13 +11,13 @@ from ufo_tune.errors import ConfigError
 
 def evaluate(args: Namespace) -> None:
     """Score a checkpoint on protocols."""
-    from ufo_tune.engine.evaluate import evaluate_checkpoint
-
     suites = _names(args.suite)
     if not suites:
         raise ConfigError("eval: --suite names no protocol (got ''); give names of eval/, by comma")
     if args.limit < 0:
         raise ConfigError(f"eval: --limit must not be negative (got {args.limit}); 0 means all")
+    from ufo_tune.engine.evaluate import evaluate_checkpoint
+
     out = args.out or args.checkpoint / "eval"
     result = evaluate_checkpoint(args.checkpoint, suites, limit=args.limit, out=out, json=args.json)
     print(json.dumps(result, indent=2) if args.json else "\n".join([*_lines(result), f"files: {out}"]))
@@ -25,11 +25,11 @@ def evaluate(args: Namespace) -> None:
 
 def predict(args: Namespace) -> None:
     """Answer one question about some pictures."""
-    from ufo_tune.engine.predict import predict_files
-
     missing = [str(i) for i in args.images if not i.is_file()]
     if missing:
         raise ConfigError(f"predict: no such file (got {', '.join(missing)}); give pictures that exist")
+    from ufo_tune.engine.predict import predict_files
+
     classes = tuple(_names(args.classes))
     result = predict_files(args.checkpoint, args.images, args.task, args.text, classes, args.out, args.json)
     print(json.dumps(result, indent=2) if args.json else f"answers: {args.out}")
