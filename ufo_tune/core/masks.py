@@ -85,7 +85,9 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle:
     try:
         runs = run_lengths(counts) if isinstance(counts, bytes) else np.asarray(counts, dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"mask counts: are no run lengths (got {counts!r:.80}); give integers or COCO's string") from error
+        raise DataError(
+            f"mask counts: are no run lengths (got {counts!r:.80}); give integers or COCO's string"
+        ) from error
     # pycocotools reads beyond its memory where the runs do not fill the image, so nothing else may be let in.
     if runs.sum() != size[0] * size[1] or (runs < 0).any():
         raise DataError(
