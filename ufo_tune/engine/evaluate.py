@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +24,16 @@ from tqdm.auto import tqdm
 import ufo_tune
 from ufo_tune import plugins
 from ufo_tune.config import Protocol
-from ufo_tune.core.types import Prediction, Sample, Samples
-from ufo_tune.data.collate import Collator
+from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import report
+from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.load import load
-from ufo_tune.engine.predictions import PredictionLog, claim, fingerprint, from_row, to_row
+from ufo_tune.engine.predictions import PredictionLog, claim, fingerprint
 from ufo_tune.engine.sources import Asked, ask, open_dataset
 from ufo_tune.errors import ConfigError, EvalError
 
 Results = dict[str, dict[str, float]]
 """Split -> metric -> value; always with ``n``, ``invalid`` and ``seconds`` (wall time of this run)."""
-_Group = tuple[int, ...]
 
 
 def evaluate(
@@ -75,7 +74,8 @@ def evaluate(
         if training:
             model.train()
     if out is not None and state.is_main_process:
-        _write(out, {**run.origin(), "ufo_tune": ufo_tune.__version__, "limit": limit, "splits": results})
+        document = {**run.origin(), "protocol": protocol.model_dump(mode="json"), "ufo_tune": ufo_tune.__version__}
+        _write(out, {**document, "limit": limit, "splits": results})
     return results
 
 
@@ -154,27 +154,32 @@ class _Run:
         started = time.monotonic()
         p = self.protocol
         samples = open_dataset(p.dataset, p.root, split, p.task, p.options)
-        groups = _groups(samples, limit, p.pack)[self.state.process_index :: self.state.num_processes]
-        metric = plugins.find("metrics", p.metric).Metric(**p.metric_options)
+        groups = grouped(samples, limit, p.pack)[self.state.process_index :: self.state.num_processes]
+        answering = Answering(self.model, self.asked, p.decode)
+        metric = self._metric()
         sources: list[str] = []
         shown: list[tuple[Sample, Prediction]] = []
         with ExitStack() as stack:
             log = stack.enter_context(self._log(folder)) if folder is not None else None
             total = sum(map(len, groups))
             bar = stack.enter_context(tqdm(total=total, desc=f"eval {split}", disable=not self.progress, unit="sample"))
-            for sample, prediction in self._predictions(samples, groups, log):
+            for sample, prediction in answering.predictions(samples, groups, log):
                 metric.update(sample, prediction)
                 sources.append(sample.source)
                 bar.update()
                 if len(shown) < report.GALLERY:
                     shown.append((sample, prediction))
-        for other in gather_object([metric])[1:] if self.state.num_processes > 1 else ():
+        metric, *others = gather_object([metric])
+        for other in others:
             metric.merge(other)
         _refuse_doubles(gather_object(sources), split)
         if log is not None and folder is not None and self.state.is_main_process:
             log.collect()
-            report.draw_gallery(folder, shown, lambda: plugins.find("metrics", p.metric).Metric(**p.metric_options))
+            report.draw_gallery(folder, shown, self._metric)
         return {**metric.compute(), "seconds": round(time.monotonic() - started, 3)}
+
+    def _metric(self) -> Any:
+        return plugins.find("metrics", self.protocol.metric).Metric(**self.protocol.metric_options)
 
     def _log(self, folder: Path) -> PredictionLog:
         """The split's log: claimed by the first process, read by all, before any of them writes."""
@@ -184,54 +189,6 @@ class _Run:
         log = PredictionLog(folder, self.state.process_index)
         self.state.wait_for_everyone()
         return log
-
-    def _predictions(
-        self, samples: Samples, groups: Sequence[_Group], log: PredictionLog | None
-    ) -> Iterator[tuple[Sample, Prediction]]:
-        done = {} if log is None else log.done
-        collator = Collator(
-            self.model.processor, self.asked.task, self.asked.template, self.model.codec, self.asked.encode_options
-        )
-        size = self.protocol.decode.batch_size
-        for start in range(0, len(groups), size):
-            rows = [tuple(samples[i] for i in group) for group in groups[start : start + size]]
-            yield from ((s, done[s.source]) for row in rows for s in row if s.source in done)
-            waiting = [left for row in rows if (left := tuple(s for s in row if s.source not in done))]
-            if waiting:
-                for sample, written in self._answer(collator, waiting):
-                    if log is not None:
-                        log.add(written)
-                    # Scored as it will be read back: a resumed evaluation gives the same digits.
-                    yield sample, from_row(written)
-
-    def _answer(self, collator: Collator, rows: list[tuple[Sample, ...]]) -> Iterator[tuple[Sample, dict[str, Any]]]:
-        task, codec = self.asked.task, self.model.codec
-        flat = [s for row in rows for s in row]
-        batch = collator.rows(rows, None)
-        if batch is None:
-            raise EvalError(f"{flat[0].source}: no row fits the collator's length (got {len(rows)}); raise max_length")
-        grammars = [task.grammar(s, codec) if hasattr(task, "grammar") else None for s in flat]
-        answers = self.model.predict(batch.to(self.model.device), self.protocol.decode, grammars)
-        if len(answers) != len(flat):
-            raise EvalError(f"{flat[0].source}: {len(answers)} answers for {len(flat)} samples; mend model.predict")
-        for sample, answer in zip(flat, answers, strict=True):
-            if isinstance(answer, Prediction):  # a one-tower model understands itself
-                yield sample, to_row(sample, answer)
-            else:
-                understood = task.decode(answer, sample, codec, **self.asked.decode_options)
-                yield sample, to_row(sample, understood, answer.texts)
-
-
-def _groups(samples: Samples, limit: int, pack: int) -> list[_Group]:
-    """Indices of the samples of each row: up to ``pack`` of one image; an image without id stands alone."""
-    count = min(limit or len(samples), len(samples))
-    if pack == 1:
-        return [(i,) for i in range(count)]
-    ids = getattr(samples, "image_ids", None) or [samples[i].image_id for i in range(count)]
-    images: dict[str, list[int]] = {}
-    for i, image in enumerate(ids[:count]):
-        images.setdefault(image or f"\0{i}", []).append(i)
-    return [tuple(g[s : s + pack]) for g in images.values() for s in range(0, len(g), pack)]
 
 
 def _refuse_doubles(sources: list[str], split: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from torch import nn
 
 from ufo_tune.config import ModelSection
@@ -29,7 +29,7 @@ def apply(model: UfoModel, section: ModelSection) -> PeftModel | None:
     hf: Any = model.vlm.hf
     adapter: PeftModel | None = None
     if section.language == "lora" or section.train_tokens == "new":
-        adapter = get_peft_model(hf, _lora_config(model, section))
+        adapter = get_peft_model(hf, _adapter_config(model, section))
     whole = {"vision": section.vision, "projector": section.projector, "language": section.language}
     for name, parameter in hf.named_parameters():
         if _is_adapter(name):
@@ -51,25 +51,22 @@ def _is_adapter(name: str) -> bool:
     return "lora_" in name or "trainable_tokens_" in name
 
 
-def _lora_config(model: UfoModel, section: ModelSection) -> LoraConfig:
+def _adapter_config(model: UfoModel, section: ModelSection) -> PeftConfig:
     """LoRA on the language model, and the new tokens' rows in embeddings and (untied) head."""
     hf: Any = model.vlm.hf
-    rows: dict[str, list[int]] | None = None
-    if section.train_tokens == "new":
-        ids = model.new_token_ids()
-        rows = {"embed_tokens": ids}
-        if hf.get_output_embeddings().weight is not hf.get_input_embeddings().weight:
-            rows["lm_head"] = ids  # with the embedding alone the head's rows would stay untrained
-    # PEFT wants at least one target even when only token rows train: a pattern that matches all layers, at rank 1, is
-    # not an option, so the pattern is narrowed to what trains.
-    lora = section.language == "lora"
+    ids = model.new_token_ids() if section.train_tokens == "new" else []
+    tables = ["embed_tokens"]
+    if hf.get_output_embeddings().weight is not hf.get_input_embeddings().weight:
+        tables.append("lm_head")  # with the embedding alone the head's rows would stay untrained
+    if section.language != "lora":
+        return TrainableTokensConfig(token_indices=ids, target_modules=tables)
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=section.lora.r,
         lora_alpha=section.lora.alpha,
         lora_dropout=section.lora.dropout,
-        target_modules=model.vlm.lora_targets if lora else [],
-        trainable_token_indices=rows,
+        target_modules=model.vlm.lora_targets,
+        trainable_token_indices=dict.fromkeys(tables, ids) if ids else None,
     )
 
 

@@ -1,0 +1,51 @@
+"""Tiny random models and dialogues for tests: plumbing, not accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ufo_tune import plugins
+from ufo_tune.core import answers
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.types import Answer, Batch, Dialogue, Sample, Slot, Turn
+from ufo_tune.models import tiny
+from ufo_tune.models.ufo import UfoModel
+
+FAMILIES = ("llava",)
+CODEC = Codec(num_bins=64, slot_side=2)
+
+
+def model(family: str, folder: Path, **options: object) -> UfoModel:
+    """A random model of a family, in evaluation mode; the same for the same options."""
+    path = tiny.build(family, folder / "base", **{"kv_heads": 2, **options})
+    built: UfoModel = plugins.find("models", family).build(str(path), CODEC, dtype=torch.float32)
+    return built.eval()
+
+
+def image(seed: int = 0, size: tuple[int, int] = (40, 56)) -> np.ndarray:
+    """Noise, RGB."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def sample(picture: np.ndarray) -> Sample:
+    """A sample that shows a picture."""
+    return Sample(picture, (picture.shape[0], picture.shape[1]), "detection", source="tiny#0")
+
+
+def grid_dialogue(n: int = 3, question: str = "detect red circle") -> Dialogue:
+    """n parallel answers of different length at grid points: a box, a mask, background, in turn."""
+    kinds = (
+        Answer(f"red,{answers.box((3, 4, 20, 30), CODEC)}", point=(0.2, 0.3)),
+        Answer(f"circle,{answers.slots(CODEC)}", (Slot("mask", np.ones((40, 56), dtype=bool)),), point=(0.7, 0.5)),
+        Answer("background", point=(0.9, 0.9)),
+    )
+    return Dialogue((Turn(question, tuple(kinds[i % 3] for i in range(n))),))
+
+
+def batch(built: UfoModel, dialogues: list[Dialogue], pictures: list[np.ndarray] | None = None, train: bool = True) -> Batch:
+    """One row per dialogue."""
+    pictures = pictures or [image(i) for i in range(len(dialogues))]
+    return built.processor.batch(dialogues, pictures, [(sample(p),) for p in pictures], train)

@@ -1,0 +1,87 @@
+"""Ask a model about samples and understand what it says: collate, predict, ``task.decode``. No scores here.
+
+answering = Answering(model, ask("rec", "", {}), DecodeSection())
+for sample, prediction in answering.predictions(samples, grouped(samples)): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ufo_tune.config import DecodeSection
+from ufo_tune.core.types import Prediction, Sample, Samples
+from ufo_tune.data.collate import Collator
+from ufo_tune.engine.predictions import PredictionLog, from_row, to_row
+from ufo_tune.engine.sources import Asked
+from ufo_tune.errors import EvalError
+
+Group = tuple[int, ...]
+"""Indices of the samples that share a row."""
+
+
+class Answering:
+    """A model, a task and how to decode.
+
+    Args:
+        model: a ``GroundingModel``, on its device.
+        asked: task, template and options.
+        decode: limits of generation, and how many rows make a batch.
+    """
+
+    def __init__(self, model: Any, asked: Asked, decode: DecodeSection) -> None:
+        self.model = model
+        self.asked = asked
+        self.decode = decode
+        self.collator = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options)
+
+    def predictions(
+        self, samples: Samples, groups: Sequence[Group], log: PredictionLog | None = None
+    ) -> Iterator[tuple[Sample, Prediction]]:
+        """Every sample of the groups with its prediction; what ``log`` holds already is not asked again."""
+        done = {} if log is None else log.done
+        for start in range(0, len(groups), self.decode.batch_size):
+            rows = [tuple(samples[i] for i in group) for group in groups[start : start + self.decode.batch_size]]
+            yield from ((s, done[s.source]) for row in rows for s in row if s.source in done)
+            waiting = [left for row in rows if (left := tuple(s for s in row if s.source not in done))]
+            for sample, written in self._answer(waiting) if waiting else ():
+                if log is not None:
+                    log.add(written)
+                # Given out as it will be read back: a resumed evaluation scores to the same digits.
+                yield sample, from_row(written)
+
+    def _answer(self, rows: Sequence[tuple[Sample, ...]]) -> Iterator[tuple[Sample, dict[str, Any]]]:
+        """One batch: each sample with its prediction as a JSON row."""
+        task, codec = self.asked.task, self.model.codec
+        flat = [s for row in rows for s in row]
+        batch = self.collator.rows(rows, None)
+        if batch is None:
+            raise EvalError(f"{flat[0].source}: the collator dropped all of {len(rows)} rows; raise its max_length")
+        grammars = [task.grammar(s, codec) if hasattr(task, "grammar") else None for s in flat]
+        answers = self.model.predict(batch.to(self.model.device), self.decode, grammars)
+        if len(answers) != len(flat):
+            raise EvalError(f"{flat[0].source}: {len(answers)} answers for {len(flat)} samples; mend model.predict")
+        for sample, answer in zip(flat, answers, strict=True):
+            if isinstance(answer, Prediction):  # a one-tower model understands itself
+                yield sample, to_row(sample, answer)
+            else:
+                understood = task.decode(answer, sample, codec, **self.asked.decode_options)
+                yield sample, to_row(sample, understood, answer.texts)
+
+
+def grouped(samples: Samples, limit: int = 0, pack: int = 1) -> list[Group]:
+    """Which samples share a row: up to ``pack`` of one image; an image without id stands alone.
+
+    Args:
+        samples: a dataset; its ``image_ids``, where it has them, save opening every sample.
+        limit: the first so many samples; 0 means all.
+        pack: most samples of a row.
+    """
+    count = min(limit or len(samples), len(samples))
+    if pack == 1:
+        return [(i,) for i in range(count)]
+    ids = getattr(samples, "image_ids", None) or [samples[i].image_id for i in range(count)]
+    images: dict[str, list[int]] = {}
+    for i, image in enumerate(ids[:count]):
+        images.setdefault(image or f"\0{i}", []).append(i)
+    return [tuple(g[s : s + pack]) for g in images.values() for s in range(0, len(g), pack)]
