@@ -10,10 +10,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ufo_tune import __version__
 from ufo_tune.errors import ConfigError, UfoTuneError
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[Any]
 
 _DESCRIPTION = "Teach a vision-language model to point: boxes, masks and parallel detections as answers."
 _START = """\
@@ -95,7 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _SECTIONS = ("model", "tasks", "data", "objectives", "train", "eval")
 
 
@@ -146,7 +148,9 @@ def _add_work(commands: _Commands) -> None:
     sub.add_argument("--resume", action="store_true", help="go on from the run's last complete checkpoint")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    sub = _command(commands, "merge", "work:merge", "fold a run's adapter into its base, reload, compare, and say so")
+    sub = _command(
+        commands, "merge", "work:merge", "fold a run's adapter into its base, reload and compare before it says done"
+    )
     sub.add_argument("checkpoint", metavar="RUN", type=Path, help="folder that `ufo-tune train` wrote")
     sub.add_argument("--out", type=Path, required=True, help="folder of the merged model")
 
@@ -166,7 +170,7 @@ def _add_use(commands: _Commands) -> None:
         commands,
         "eval",
         "use:evaluate",
-        "score a checkpoint by generation; writes metrics.json and predictions.jsonl",
+        "score a checkpoint by generation; writes metrics.json, predictions.jsonl and report.html",
         "eval runs/my --suite rec_scenes\neval merged --suite rec_scenes:val,res_scenes --limit 100 --json",
     )
     sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")

@@ -52,7 +52,7 @@ def refused(capsys, *arguments):
         (["recipes", "show", "no_such_recipe"], "no such name"),
         (["templates", "copy", "no_such_template"], "data_templates: no such name"),
         (["predict", "ckpt", "nowhere.png", "--task", "rec"], "predict: no such file (got nowhere.png)"),
-        (["eval", "ckpt", "--suite", ","], "--suite names no protocol"),
+        (["eval", "ckpt", "--suite", ","], "suite: names no protocol"),
         (["eval", "ckpt", "--suite", "x", "--limit", "-1"], "--limit must not be negative"),
         (["eval", "ckpt", "--suite", "x", "--limit", "few"], "invalid int value: 'few'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from typing import Any
 
@@ -11,16 +12,14 @@ from ufo_tune.errors import ConfigError
 
 def evaluate(args: Namespace) -> None:
     """Score a checkpoint on protocols."""
-    suites = _names(args.suite)
-    if not suites:
-        raise ConfigError("eval: --suite names no protocol (got ''); give names of eval/, by comma")
     if args.limit < 0:
         raise ConfigError(f"eval: --limit must not be negative (got {args.limit}); 0 means all")
     from ufo_tune.engine.evaluate import evaluate_checkpoint
 
     out = args.out or args.checkpoint / "eval"
-    result = evaluate_checkpoint(args.checkpoint, suites, limit=args.limit, out=out, json=args.json)
-    print(json.dumps(result, indent=2) if args.json else "\n".join([*_lines(result), f"files: {out}"]))
+    result = evaluate_checkpoint(args.checkpoint, args.suite, limit=args.limit, out=out, progress=not args.json)
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(result, indent=2) if args.json else "\n".join([*_lines(result), f"files: {out}"]))
 
 
 def predict(args: Namespace) -> None:
@@ -30,13 +29,9 @@ def predict(args: Namespace) -> None:
         raise ConfigError(f"predict: no such file (got {', '.join(missing)}); give pictures that exist")
     from ufo_tune.engine.predict import predict_files
 
-    classes = tuple(_names(args.classes))
+    classes = tuple(name.strip() for name in args.classes.split(",") if name.strip())
     result = predict_files(args.checkpoint, args.images, args.task, args.text, classes, args.out, args.json)
     print(json.dumps(result, indent=2) if args.json else f"answers: {args.out}")
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _lines(result: Any, path: str = "") -> list[str]:

@@ -47,8 +47,10 @@ def merge(args: Namespace) -> None:
     """Adapter into base; says done only after the reloaded model answered the same."""
     from ufo_tune.engine.hub import merge
 
-    out = merge(args.checkpoint, args.out)
-    print(f"merged: {out}\nnext: ufo-tune predict {out} PHOTO --task rec --text PHRASE")
+    differences = merge(args.checkpoint, args.out)
+    print(f"merged: {args.out}; reloaded and compared, largest relative difference of logits:")
+    print("  ".join(f"{name} {value:.2g}" for name, value in differences.items()))
+    print(f"next: ufo-tune predict {args.out} PHOTO --task rec --text PHRASE")
 
 
 def check(args: Namespace) -> None:
