@@ -41,9 +41,10 @@ def test_halves_round_to_even():
     assert Codec(num_bins=4).encode_boxes(boxes, (8, 8)).tolist() == [[round(v / 2) for v in (1, 3, 5, 7)]]
 
 
-def test_a_tie_is_a_tie_on_an_odd_width():
-    # 1000 bins on 333 pixels: x = 333 * 0.0625 = 20.8125 is exactly 62.5 bins, though 20.8125/333 is no exact double
-    assert Codec().encode_boxes(torch.tensor([[20.8125, 0, 333, 1]]), (1, 333)).tolist() == [[62, 0, 1000, 1000]]
+def test_a_tie_is_a_tie_where_the_quotient_is_no_exact_number():
+    # On 427 pixels 6.91015625 is exactly 14.5 of 896 bins and 27.40234375 is 57.5; x / 427 * 896 gets both wrong.
+    boxes = torch.tensor([[6.91015625, 27.40234375, 427.0, 427.0]])
+    assert Codec(num_bins=896).encode_boxes(boxes, (427, 427)).tolist() == [[14, 58, 896, 896]]
 
 
 @pytest.mark.parametrize("box_format", ["xyxy", "cxcywh", "cxcywh_local"])

@@ -256,6 +256,12 @@ def test_matrix_nms_equals_the_formula(seed):
     assert masks.matrix_nms(bitmaps, torch.from_numpy(scores).float(), torch.from_numpy(labels)).dtype == torch.float32
 
 
+def test_matrix_nms_ranks_equal_scores_in_the_order_given():
+    bitmaps = np.repeat(rows((0, 10)), 40, axis=0)
+    new = masks.matrix_nms(bitmaps, torch.full((40,), 0.5), torch.zeros(40))
+    assert new.tolist() == pytest.approx([0.5] + [0.5 * math.exp(-2)] * 39)
+
+
 def test_matrix_nms_of_nothing_and_of_one():
     assert masks.matrix_nms([], torch.zeros(0), torch.zeros(0)).shape == (0,)
     assert masks.matrix_nms(rows((0, 3)), torch.tensor([0.4]), torch.tensor([2])).tolist() == pytest.approx([0.4])
