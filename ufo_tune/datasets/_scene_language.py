@@ -7,12 +7,9 @@ and no masks here, so a model that is pre-trained on this language can see and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
-from ufo_tune.datasets._scene_layout import COLOURS, SHAPES, SIZES, TEXTURES
+from ufo_tune.datasets._scene_layout import COLOURS, SHAPES, SIZES, TEXTURES, Draws
 from ufo_tune.datasets._scene_render import Scene
 
 NUMBERS = (
@@ -78,41 +75,6 @@ def _vocabulary() -> tuple[str, ...]:
 
 WORDS: tuple[str, ...] = _vocabulary()
 """Every word of every phrase, question and answer, and the comma."""
-
-T = TypeVar("T")
-
-
-class Draws:
-    """Cheap random choices: uniform numbers are taken from the generator in blocks."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._block: Iterator[float] = iter(())
-
-    def uniform(self) -> float:
-        """One number in [0, 1)."""
-        try:
-            return next(self._block)
-        except StopIteration:
-            self._block = iter(self._rng.random(256).tolist())
-            return next(self._block)
-
-    def pick(self, items: Sequence[T]) -> T:
-        """One of the items."""
-        return items[int(self.uniform() * len(items))]
-
-    def weighted(self, weights: Mapping[T, float]) -> T:
-        """One of the keys, as often as its weight says."""
-        left = self.uniform() * sum(weights.values())
-        for key, weight in weights.items():
-            left -= weight
-            if left < 0:
-                return key
-        return next(reversed(list(weights)))
-
-    def shuffled(self, items: Iterable[T]) -> list[T]:
-        """The items in random order."""
-        return sorted(items, key=lambda _: self.uniform())
 
 
 class Teller:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ufo_tune.datasets._scene_layout import CROSS_ARM, STAR_INNER, Thing, generator, propose
+from ufo_tune.datasets._scene_layout import CROSS_ARM, STAR_INNER, Draws, Thing, generator, propose
 
 PAINT: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "red": ((222, 38, 42), (128, 8, 20)),
@@ -91,7 +91,7 @@ def _banks(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _backdrop(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A muted gradient with blotches, a faint pattern and grain [H, W, 3] f32; never as vivid as an object."""
+    """A muted gradient with blotches, a faint pattern and grain [3, H, W] f32; never as vivid as an object."""
     first, second = _BACKDROPS[rng.integers(0, len(_BACKDROPS), size=2)]
     first, second = (first + rng.uniform(-8, 8, 3)).astype("f4"), (second + rng.uniform(-8, 8, 3)).astype("f4")
     angle = rng.uniform(0, 2 * np.pi)
@@ -111,8 +111,8 @@ def _backdrop(rng: np.random.Generator, side: int) -> np.ndarray:
             tone += wave[None, :]
         else:
             tone += wave[:, None] * np.sign(wave)[None, :]
-    ramp = np.clip(ramp, 0, 1)[..., None]
-    return first + (second - first) * ramp + tone[..., None]
+    ramp = np.clip(ramp, 0, 1)
+    return np.stack([ramp * (b - a) + (tone + a) for a, b in zip(first, second, strict=True)])
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
@@ -201,13 +201,14 @@ def _paint(
         sx0, sx1, sy0, sy1 = x0 + dx + left, min(side, x1 + dx), y0 + dy, min(side, y1 + dy)
         part = d[: sy1 - sy0, left : left + sx1 - sx0]
         dark = np.clip(np.float32(0.5) - part * np.float32(0.5 / soft), 0, 1)
-        canvas[sy0:sy1, sx0:sx1] *= (1 - np.float32(strength) * dark)[..., None]
+        canvas[:, sy0:sy1, sx0:sx1] *= 1 - np.float32(strength) * dark
     body, accent = (np.array(rgb, dtype=np.float32) for rgb in PAINT[thing.colour])
     pattern = _pattern(thing, x, y, slant)
-    rgb = body if pattern is None else body + (accent - body) * pattern[..., None]
-    rgb = rgb * _shade(thing, x, y, d, light)[..., None]
-    window = canvas[y0:y1, x0:x1]
-    window += (rgb - window) * np.clip(np.float32(0.5) - d, 0, 1)[..., None]
+    bright = _shade(thing, x, y, d, light)
+    edge = np.clip(np.float32(0.5) - d, 0, 1)
+    for channel, a, b in zip(canvas, body, accent, strict=True):
+        window = channel[y0:y1, x0:x1]
+        window += ((bright * a if pattern is None else (a + (b - a) * pattern) * bright) - window) * edge
     inside = d < 0
     below = owner[y0:y1, x0:x1]
     taken = np.bincount(below[inside] + 1)
@@ -227,8 +228,9 @@ def draw(name: str, seed: int, split: int, k: int, *, side: int, most: int) -> S
         most: Largest number of objects.
     """
     rng = generator(seed, split, k)
+    draws = Draws(rng)
     while True:
-        things = propose(rng, seed, split, k, side, most)
+        things = propose(draws, seed, split, k, side, most)
         angle = rng.uniform(0.15 * np.pi, 0.85 * np.pi)
         light = (float(np.cos(angle)), -float(np.sin(angle)))
         strength = float(rng.uniform(0.22, 0.42)) if rng.random() < 0.75 else 0.0
@@ -245,7 +247,7 @@ def draw(name: str, seed: int, split: int, k: int, *, side: int, most: int) -> S
         areas = np.bincount(owner.ravel() + 1, minlength=count + 1)[1:]
         if (areas >= MIN_VISIBLE * whole).all():
             break
-    image = np.clip(canvas + np.float32(0.5), 0, 255).astype(np.uint8)
+    image = np.ascontiguousarray(np.clip(canvas, 0, 255).astype(np.uint8).transpose(1, 2, 0))  # [3, H, W] -> [H, W, 3]
     boxes = np.array([_bounds(owner == i) for i in range(count)], dtype=np.int64)
     return Scene(name, image, tuple(things), owner, boxes, areas, hidden)
 

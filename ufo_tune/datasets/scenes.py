@@ -19,7 +19,7 @@ import torch
 
 from ufo_tune.core.masks import encode_many
 from ufo_tune.core.types import Rle, Sample, Targets
-from ufo_tune.datasets._scene_language import WEIGHTS, WORDS, Draws, Teller
+from ufo_tune.datasets._scene_language import WEIGHTS, WORDS, Teller
 from ufo_tune.datasets._scene_layout import (
     COLOURS,
     SHAPES,
@@ -28,6 +28,7 @@ from ufo_tune.datasets._scene_layout import (
     STREAM_PHRASES,
     STREAM_QUESTIONS,
     TEXTURES,
+    Draws,
     generator,
 )
 from ufo_tune.datasets._scene_questions import questions as _ask
