@@ -224,11 +224,11 @@ class Teller:
         text = self.phrase(i, ASKING_WEIGHTS, hide)
         return None if text is None else (i, text)
 
-    def pair(self) -> tuple[int, str, int, str] | None:
-        """Two different objects with a phrase by attributes for each."""
-        if self.count < 2:
+    def pair(self, among: Sequence[tuple[int, int]]) -> tuple[int, str, int, str] | None:
+        """One of the pairs with a phrase by attributes for each of the two objects."""
+        if not among:
             return None
-        i, j = self.draws.shuffled(range(self.count))[:2]
+        i, j = self.draws.pick(among)
         x, y = self._attribute(i), self._attribute(j)
         return None if x is None or y is None else (i, x, j, y)
 

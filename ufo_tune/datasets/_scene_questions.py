@@ -166,7 +166,7 @@ def _at(teller: Teller) -> Pair:
 
 
 def _relation(teller: Teller) -> Pair | None:
-    pair = teller.pair()
+    pair = teller.pair([(i, j) for i in range(teller.count) for j in range(teller.count) if i != j])
     if pair is None:
         return None
     i, x, j, y = pair
@@ -179,21 +179,22 @@ def _relation(teller: Teller) -> Pair | None:
 
 def _front(teller: Teller) -> Pair | None:
     """Only pairs of which one visibly hides a part of the other."""
-    pair = teller.pair()
-    if pair is None or not teller.overlaps(pair[0], pair[2]):
+    everyone = range(teller.count)
+    pair = teller.pair([(i, j) for i in everyone for j in everyone if i != j and teller.overlaps(i, j)])
+    if pair is None:
         return None
     return QUESTIONS["front"].format(x=pair[1], y=pair[3]), "yes" if pair[0] < pair[2] else "no"
 
 
 def _compare(teller: Teller) -> Pair | None:
-    pair = teller.pair()
-    sign = teller.bigger(pair[0], pair[2]) if pair else 0
-    if pair is None or sign == 0:
+    everyone = range(teller.count)
+    pair = teller.pair([(i, j) for i in everyone for j in everyone if teller.bigger(i, j)])
+    if pair is None:
         return None
     x, y = (_without_size(teller, i) for i in (pair[0], pair[2]))
     if x is None or y is None:
         return None
-    return QUESTIONS["compare"].format(x=x, y=y), "yes" if sign > 0 else "no"
+    return QUESTIONS["compare"].format(x=x, y=y), "yes" if teller.bigger(pair[0], pair[2]) > 0 else "no"
 
 
 def _without_size(teller: Teller, i: int) -> str | None:
