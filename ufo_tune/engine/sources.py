@@ -91,7 +91,14 @@ class Sources:
             world=world,
             seed=section.seed,
         )
-        self.loader = Loader(self.mixture, self.collate, num_workers=data.num_workers, seed=section.seed)
+        self.loader = Loader(
+            self.mixture,
+            self.collate,
+            num_workers=data.num_workers,
+            seed=section.seed,
+            rank=rank,
+            on_bad_sample=data.on_bad_sample,
+        )
 
     def collate(self, entry: int, groups: tuple[tuple[int, ...], ...], rng: np.random.Generator) -> Batch | None:
         """One training batch of one entry; None where every row was too long."""

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ufo_tune import plugins
-from ufo_tune.config import Protocol, Recipe
+from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.engine import checkpoint, load
-from ufo_tune.engine.evaluate import evaluate
+from ufo_tune.engine.evaluate import evaluate, parse_suites
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.sources import Sources
 from ufo_tune.errors import ConfigError
@@ -209,8 +209,8 @@ def _save(run: _Run) -> int:
 
 def _evaluate(run: _Run, log: _Log) -> None:
     run.module.eval()
-    for name in run.recipe.eval.protocols:
-        results = evaluate(run.model, Protocol.load(name), limit=run.recipe.eval.limit, progress=False)
+    for name, protocol in parse_suites(run.recipe.eval.protocols).items():
+        results = evaluate(run.model, protocol, limit=run.recipe.eval.limit, progress=False)
         log.write({f"{name}/{split}/{k}": v for split, values in results.items() for k, v in values.items()})
     run.module.train()
 
