@@ -119,7 +119,14 @@ def _command(
 
 
 def _add_work(commands: _Commands) -> None:
-    sub = _command(commands, "quickstart", "work:quickstart", "teach the embedded model to point and write a report")
+    sub = _command(
+        commands,
+        "quickstart",
+        "work:quickstart",
+        "teach the embedded model to point and write a report",
+        "quickstart\nquickstart --out longer --train.max_seconds 1200",
+        free=_SECTIONS,
+    )
     sub.add_argument("--out", type=Path, default=Path("quickstart"), help="folder of the report (%(default)s)")
 
     sub = _command(

@@ -14,7 +14,7 @@ def quickstart(args: Namespace) -> None:
     """The embedded default, from data to report."""
     from ufo_tune.quickstart import quickstart
 
-    quickstart(args.out)
+    quickstart(args.out, args.overrides)
     print(f"report: {args.out / 'index.html'}")
 
 
