@@ -1,0 +1,1 @@
+"""From samples to batches: images, augmentation, the mixture, collation and the loader."""
