@@ -146,7 +146,7 @@ def _add_work(commands: _Commands) -> None:
         "train",
         "work:train",
         "run a recipe",
-        "train tiny_cpu\ntrain my.yaml --out runs/my --train.max_steps 500 --model.lora.r=16\n"
+        "train quickstart\ntrain my.yaml --out runs/my --train.max_steps 500 --model.lora.r=16\n"
         "train my.yaml --out runs/my --resume",
         free=_SECTIONS,
     )
@@ -166,7 +166,7 @@ def _add_work(commands: _Commands) -> None:
         "check",
         "work:check",
         "resolve every name of a recipe, open its data, render questions, estimate memory; touches no weights",
-        "check tiny_cpu\ncheck my.yaml --data.mixture.0.root pictures",
+        "check quickstart\ncheck my.yaml --data.mixture.0.root pictures",
         free=_SECTIONS,
     )
     _recipe(sub)
@@ -178,7 +178,7 @@ def _add_use(commands: _Commands) -> None:
         "eval",
         "use:evaluate",
         "score a checkpoint by generation; writes metrics.json, predictions.jsonl and report.html",
-        "eval runs/my --suite rec_scenes\neval merged --suite rec_scenes:val,res_scenes --limit 100 --json",
+        "eval runs/my --suite scenes_rec\neval merged --suite scenes_rec:test,scenes_res --limit 100 --json",
     )
     sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
     sub.add_argument("--suite", required=True, help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
