@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.types import Prediction, Sample, Targets
-from ufo_tune.errors import ConfigError, EvalError
-from ufo_tune.metrics import coco_ap, exact_match, rec_accuracy, seg_iou
+from ufo_tune.errors import EvalError
+from ufo_tune.metrics import exact_match, rec_accuracy, seg_iou
 
 SIZE = (8, 10)
 
@@ -230,178 +227,6 @@ def test_exact_match_by_hand(given, wanted, right):
     metric = exact_match.Metric()
     metric.update(_sample(text=wanted), Prediction(text=given))
     assert metric.compute() == {"exact_match": float(right), "n": 1, "invalid": 0}
-
-
-# ---- coco_ap ----
-
-CLASSES = ("circle", "square", "star")
-
-
-def _scene(rng: np.random.Generator, number: int, objects: int, found: int) -> tuple[Sample, Prediction]:
-    """Random rectangles on 200 x 240 and predictions near them; masks are the rectangles without a corner."""
-    size = (200, 240)
-
-    def draw(count: int, near: np.ndarray | None = None) -> tuple[torch.Tensor, tuple, torch.Tensor]:
-        corner, side = rng.integers(0, 120, (count, 2)), rng.integers(6, 80, (count, 2))
-        if near is not None and len(near):
-            chosen = near[rng.integers(len(near), size=count)]
-            jitter = rng.integers(-6, 7, (count, 4))
-            corner, side = chosen[:, :2] + jitter[:, :2], chosen[:, 2:] - chosen[:, :2] + jitter[:, 2:]
-        corner, side = corner.clip(0, 150), side.clip(2, 50 if near is None else 60)
-        boxes = np.concatenate([corner, corner + side], axis=1)
-        bitmaps = np.zeros((count, *size), dtype=bool)
-        for bitmap, (x0, y0, x1, y1) in zip(bitmaps, boxes, strict=True):
-            bitmap[y0:y1, x0:x1] = True
-            bitmap[y0 : (y0 + y1) // 2, x0 : (x0 + x1) // 2] = False
-        return torch.tensor(boxes).float(), masks.encode_many(bitmaps), torch.tensor(rng.integers(0, 3, count))
-
-    boxes, rles, labels = draw(objects)
-    crowd = torch.tensor(rng.random(objects) < 0.1)
-    sample = _sample(number, size, CLASSES, boxes=boxes, masks=rles, labels=labels, crowd=crowd)
-    boxes_found, rles_found, labels_found = draw(found, boxes.numpy().astype(int))
-    if objects:
-        labels_found[::2] = labels[rng.integers(objects, size=len(labels_found[::2]))]
-    scores = torch.tensor(rng.random(found), dtype=torch.float32)
-    return sample, Prediction(boxes_found, rles_found, scores, labels_found)
-
-
-def _from_disk(folder: Path, pairs: list[tuple[Sample, Prediction]], iou_type: str) -> np.ndarray:
-    """The 12 numbers of pycocotools for files in COCO's own format, written here without our metric."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    truth: dict[str, list] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 10 + i, "name": n} for i, n in enumerate(CLASSES)],
-    }
-    results = []
-
-    def shape(box: list[float], rle: dict) -> dict:
-        x0, y0, x1, y1 = box
-        return {
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-        }
-
-    for image, (sample, prediction) in enumerate(pairs, start=1):
-        truth["images"].append({"id": image, "height": sample.size[0], "width": sample.size[1]})
-        t = sample.targets
-        for box, rle, label, crowd in zip(t.boxes.tolist(), t.masks, t.labels.tolist(), t.crowd.tolist(), strict=True):
-            number = len(truth["annotations"]) + 1
-            area = int(masks.decode(rle).sum())
-            more = {"id": number, "image_id": image, "category_id": 10 + label, "iscrowd": int(crowd), "area": area}
-            truth["annotations"].append(shape(box, rle) | more)
-        p = prediction
-        for box, rle, label, score in zip(p.boxes.tolist(), p.masks, p.labels.tolist(), p.scores.tolist(), strict=True):
-            row = shape(box, rle) | {"image_id": image, "category_id": 10 + label, "score": score}
-            results.append({k: v for k, v in row.items() if k != ("bbox" if iou_type == "segm" else "segmentation")})
-    (folder / "truth.json").write_text(json.dumps(truth))
-    (folder / "results.json").write_text(json.dumps(results))
-    coco = COCO(str(folder / "truth.json"))
-    evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), iou_type)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation.stats
-
-
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_coco_equals_pycocotools_on_files(tmp_path, capsys, iou_type, seed):
-    rng = np.random.default_rng(seed)
-    pairs = [_scene(rng, i, int(rng.integers(0, 7)), int(rng.integers(0, 12))) for i in range(12)]
-    metric = coco_ap.Metric(iou_type=iou_type)
-    for sample, prediction in pairs:
-        metric.update(sample, prediction)
-    values = metric.compute()
-    assert capsys.readouterr().out == ""  # our part keeps quiet
-    stats = _from_disk(tmp_path, pairs, iou_type)
-    assert [values[k] for k in ("AP", "AP50", "AP75", "APs", "APm", "APl")] == stats[:6].tolist()
-    assert 0 < values["AP"] < 1
-    assert values["n"] == 12
-
-
-def _two_boxes() -> Sample:
-    boxes = torch.tensor([[0.0, 0, 40, 40], [50, 50, 90, 90]])
-    return _sample(0, (100, 100), CLASSES, boxes=boxes, labels=torch.tensor([0, 1]))
-
-
-def test_coco_one_of_two_classes_found_is_half():
-    metric = coco_ap.Metric()
-    found = Prediction(torch.tensor([[0.0, 0, 40, 40]]), None, torch.tensor([0.9]), torch.tensor([0]))
-    metric.update(_two_boxes(), found)
-    values = metric.compute()
-    assert [values[k] for k in ("AP", "AP50", "APm")] == pytest.approx([0.5] * 3)
-    assert values["APs"] == values["APl"] == -1
-
-
-def test_coco_iou_sets_the_thresholds_passed():
-    """IoU 0.8 passes 0.50:0.05:0.80, seven of ten thresholds."""
-    metric = coco_ap.Metric()
-    sample = _sample(0, (100, 100), CLASSES, **_one_box([0.0, 0, 40, 40]))
-    metric.update(sample, Prediction(torch.tensor([[0.0, 0, 40, 32]]), None, torch.tensor([0.3]), torch.tensor([0])))
-    values = metric.compute()
-    assert (values["AP50"], values["AP75"]) == (pytest.approx(1), pytest.approx(1))
-    assert values["AP"] == pytest.approx(0.7)
-
-
-def test_coco_class_agnostic_forgives_the_name_only():
-    sample = _two_boxes()
-    swapped = Prediction(sample.targets.boxes, None, torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))
-    values = {}
-    for agnostic in (False, True):
-        metric = coco_ap.Metric(class_agnostic=agnostic)
-        metric.update(sample, swapped)
-        values[agnostic] = metric.compute()["AP"]
-    assert values == {False: 0.0, True: pytest.approx(1.0)}
-
-
-def test_coco_classes_meet_by_name_over_samples():
-    """Index 0 is another class in the second sample; names decide."""
-    metric = coco_ap.Metric()
-    for number, classes in enumerate([("circle", "square"), ("square",)]):
-        sample = _sample(number, (100, 100), classes, **_one_box([0.0, 0, 40, 40]))
-        metric.update(sample, Prediction(sample.targets.boxes, None, torch.tensor([0.9]), torch.tensor([0])))
-    assert metric.compute()["AP"] == pytest.approx(1.0)
-
-
-def test_coco_no_predictions_no_truth_and_nothing():
-    metric = coco_ap.Metric()
-    assert metric.compute() == {
-        **dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), -1.0),
-        "n": 0,
-        "invalid": 0,
-    }
-    metric.update(_sample(0, (100, 100), CLASSES), Prediction())
-    assert metric.compute()["AP"] == -1
-    metric.update(_two_boxes().with_(source="made/test#001"), Prediction(invalid=3))
-    values = metric.compute()
-    assert (values["AP"], values["n"], values["invalid"]) == (0.0, 2, 3)
-
-
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_coco_false_alarm_on_an_image_without_objects_costs(iou_type):
-    """A better-scored false alarm before one hit: precision 1/2 at every recall."""
-    disc = masks.encode(_block(slice(0, 40), slice(0, 40), (100, 100)))
-    found = Prediction(torch.tensor([[0.0, 0, 40, 40]]), (disc,), torch.tensor([0.9]), torch.tensor([0]))
-    metric = coco_ap.Metric(iou_type=iou_type)
-    metric.update(_sample(0, (100, 100), CLASSES, masks=()), found)
-    hit = _sample(1, (100, 100), CLASSES, **_one_box([0.0, 0, 40, 40]), masks=(disc,))
-    metric.update(hit, Prediction(found.boxes, found.masks, torch.tensor([0.5]), found.labels))
-    assert metric.compute()["AP"] == pytest.approx(0.5)
-
-
-def test_coco_bad_input_names_the_sample():
-    one = Prediction(torch.zeros(1, 4), None, torch.ones(1), torch.tensor([3]))
-    with pytest.raises(EvalError, match=r"made/test#000: label is no class \(got 3\)"):
-        coco_ap.Metric().update(_two_boxes(), one)
-    with pytest.raises(EvalError, match="differ in number"):
-        coco_ap.Metric().update(_two_boxes(), Prediction(torch.zeros(2, 4)))
-    with pytest.raises(EvalError, match="the truth has no masks"):
-        coco_ap.Metric(iou_type="segm").update(_two_boxes(), Prediction())
-    with pytest.raises(ConfigError, match="iou_type"):
-        coco_ap.Metric(iou_type="keypoints")
 
 
 def test_merge_refuses_another_metric():

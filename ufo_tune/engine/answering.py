@@ -1,7 +1,9 @@
-"""Ask a model about samples and understand what it says: collate, predict, ``task.decode``. No scores here.
+"""Ask a model about samples and understand what it says: collate, predict, ``task.decode``.
 
-answering = Answering(model, ask("rec", "", {}), DecodeSection())
-for sample, prediction in answering.predictions(samples, grouped(samples)): ...
+    answering = Answering(model, ask("rec", "", {}), DecodeSection())
+    for sample, prediction in answering.predictions(samples, grouped(samples)): ...
+
+Nothing is scored here: evaluation and prediction share it.
 """
 
 from __future__ import annotations

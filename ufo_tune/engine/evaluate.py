@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import nn
 from tqdm.auto import tqdm
 
-import ufo_tune
-from ufo_tune import plugins
+from ufo_tune import __version__, plugins
 from ufo_tune.config import Protocol
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import report
@@ -45,9 +46,8 @@ def evaluate(
         model: a ``GroundingModel``, on its device.
         protocol: what to ask and how to score it.
         limit: the first so many samples of each split; 0 means all.
-        out: folder for ``metrics.json`` and, per split, ``predictions.jsonl`` and pictures; a second run goes on there.
+        out: folder for ``metrics.json`` and, per split, ``predictions.jsonl`` and pictures; what died is gone on with.
         progress: show a bar.
-
     Raises:
         ConfigError: a name or option of the protocol does not resolve.
         DataError: the data cannot be read.
@@ -62,20 +62,18 @@ def evaluate(
         raise ConfigError(
             f"protocol: pack needs a template with image_position: before (got {asked.template.name}); set pack: 1"
         )
-    state = PartialState()
-    weights = fingerprint(model) if out is not None else ""
-    run = _Run(model, protocol, asked, state, weights, progress and state.is_main_process)
+    state = _processes()
+    run = _Run(model, protocol, asked, state, fingerprint(model) if out else "", progress and state.is_main_process)
     training = isinstance(model, nn.Module) and model.training
     if training:
         model.eval()
     try:
-        results = {s: run.split(s, limit, None if out is None else out / s) for s in protocol.splits}
+        results = {s: run.split(s, limit, out and out / s) for s in protocol.splits}
     finally:
         if training:
             model.train()
     if out is not None and state.is_main_process:
-        document = {**run.origin(), "protocol": protocol.model_dump(mode="json"), "ufo_tune": ufo_tune.__version__}
-        _write(out, {**document, "limit": limit, "splits": results})
+        _write(out, run.origin() | {"protocol": protocol.model_dump(mode="json"), "limit": limit, "splits": results})
     return results
 
 
@@ -90,16 +88,14 @@ def evaluate_checkpoint(
         limit: the first so many samples of each split; 0 means all.
         out: folder for ``metrics.json``, ``report.html`` and one folder for each protocol.
         progress: show a bar.
-
     Returns:
         Protocol -> split -> metric -> value.
-
     Raises:
         ConfigError: no such protocol or split.
         ModelError: no such model, or a damaged one.
     """
     protocols = parse_suites(suites)
-    state = PartialState()
+    state = _processes()
     model = load(path).to(state.device)
     results = {
         name: evaluate(model, protocol, limit=limit, out=out and out / name, progress=progress)
@@ -107,7 +103,7 @@ def evaluate_checkpoint(
     }
     if out is not None and state.is_main_process:
         _write(out, {"checkpoint": str(path), "limit": limit, "protocols": results})
-        report.write_evaluation(out, str(path), {name: out / name for name in protocols})
+        report.write_evaluation(out, str(path), {n: out / n for n in protocols})
     return results
 
 
@@ -124,8 +120,7 @@ def parse_suites(suites: str | Sequence[str]) -> dict[str, Protocol]:
         name, _, split = part.partition(":")
         protocol, key = Protocol.load(name), Path(name).stem
         if split and split not in protocol.splits:
-            hint = plugins.did_you_mean(split, protocol.splits)
-            raise ConfigError(f"{name}: no such split (got {split!r}); {hint}")
+            raise ConfigError(f"{name}: no such split (got {split!r}); {plugins.did_you_mean(split, protocol.splits)}")
         protocols[key] = protocol
         splits.setdefault(key, []).extend([split] if split else protocol.splits)
     if not protocols:
@@ -147,7 +142,8 @@ class _Run:
     def origin(self) -> dict[str, Any]:
         """Whose predictions these are; the splits are no part of it, so that one can be added."""
         document = self.protocol.model_dump(mode="json", exclude={"splits", "reference", "description"})
-        return {"protocol": document, "template": self.asked.template.name, "weights": self.weights}
+        template = self.asked.template.name
+        return {"protocol": document, "template": template, "weights": self.weights, "ufo_tune": __version__}
 
     def split(self, split: str, limit: int, folder: Path | None) -> dict[str, float]:
         """Predict and score one split; every process returns the same values but ``seconds``."""
@@ -161,8 +157,9 @@ class _Run:
         shown: list[tuple[Sample, Prediction]] = []
         with ExitStack() as stack:
             log = stack.enter_context(self._log(folder)) if folder is not None else None
-            total = sum(map(len, groups))
-            bar = stack.enter_context(tqdm(total=total, desc=f"eval {split}", disable=not self.progress, unit="sample"))
+            bar = stack.enter_context(
+                tqdm(total=sum(map(len, groups)), desc=f"eval {split}", disable=not self.progress, unit="sample")
+            )
             for sample, prediction in answering.predictions(samples, groups, log):
                 metric.update(sample, prediction)
                 sources.append(sample.source)
@@ -172,9 +169,11 @@ class _Run:
         metric, *others = gather_object([metric])
         for other in others:
             metric.merge(other)
-        _refuse_doubles(gather_object(sources), split)
+        source, times = Counter(gather_object(sources)).most_common(1)[0] if samples else ("", 0)
+        if times > 1:
+            raise EvalError(f"{source}: {times} samples have this source; the dataset must tell its samples apart")
         if log is not None and folder is not None and self.state.is_main_process:
-            log.collect()
+            log.finish()
             report.draw_gallery(folder, shown, self._metric)
         return {**metric.compute(), "seconds": round(time.monotonic() - started, 3)}
 
@@ -191,10 +190,9 @@ class _Run:
         return log
 
 
-def _refuse_doubles(sources: list[str], split: str) -> None:
-    if len(set(sources)) < len(sources):
-        double = next(s for s in sources if sources.count(s) > 1)
-        raise EvalError(f"{split}: two samples have one source (got {double!r}); the dataset must number its samples")
+def _processes() -> PartialState:
+    """Who runs with us; accelerate finds no partners on CPUs unless it is told that it is on one."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:

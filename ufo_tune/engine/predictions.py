@@ -4,7 +4,8 @@
     with PredictionLog(folder, rank=0) as log:
         log.add(to_row(sample, prediction))
 
-A folder belongs to one protocol and one set of weights (``origin.json``); those of another are never mixed in.
+Only what died is gone on with, and only by the same protocol, weights and version: predictions are never mixed, and a
+finished evaluation is done again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.errors import EvalError
 
 FILE = "predictions.jsonl"
-ORIGIN = "origin.json"
+UNFINISHED = "unfinished.json"
+"""Whose predictions these are, for as long as some are missing."""
 _SAMPLED = 256
 """Values of each parameter that enter the fingerprint."""
 
@@ -93,7 +95,7 @@ class PredictionLog:
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder
         self.rank = rank
-        self.done = {row["source"]: from_row(row) for path in self._files() for row in read(path)}
+        self.done = {row["source"]: from_row(row) for path in _files(folder) for row in read(path)}
 
     def __enter__(self) -> Self:
         path = self.folder / (f"predictions.{self.rank}.jsonl" if self.rank else FILE)
@@ -111,16 +113,14 @@ class PredictionLog:
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def collect(self) -> None:
-        """Join the parts of all processes in ``predictions.jsonl``; for the first process, after everyone is done."""
-        for part in self._files():
+    def finish(self) -> None:
+        """Join the parts of all processes in ``predictions.jsonl``; for the first process, when all are done."""
+        for part in _files(self.folder):
             if part.name != FILE:
                 with (self.folder / FILE).open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in read(part))
                 part.unlink()
-
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("predictions*.jsonl"))
+        (self.folder / UNFINISHED).unlink()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -140,22 +140,29 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def claim(folder: Path, origin: Mapping[str, Any]) -> None:
-    """Say whose predictions a folder holds, before ``PredictionLog`` opens it.
+    """Open a folder for the predictions of one origin, before ``PredictionLog`` does: go on, or start over.
 
     Raises:
-        EvalError: it holds those of another origin (other weights, another protocol).
+        EvalError: it holds the unfinished predictions of another origin (other weights, another protocol).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ORIGIN
+    path = folder / UNFINISHED
     text = json.dumps(origin, indent=1, sort_keys=True)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if not path.exists():
+        for finished in _files(folder):
+            finished.unlink()
+    elif path.read_text(encoding="utf-8") != text:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(k for k in {*before, *origin} if before.get(k) != origin.get(k))
         raise EvalError(
-            f"{path.parent}: holds predictions of another run (its {', '.join(changed)} differ); "
+            f"{folder}: holds unfinished predictions of another run (got another {', '.join(changed)}); "
             "delete the folder or choose another --out"
         )
     path.write_text(text, encoding="utf-8")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("predictions*.jsonl"))
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -1,0 +1,200 @@
+"""The evaluator with a made-up task, dataset and model: what is asked, what is written, what is resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ufo_tune.config import Protocol
+from ufo_tune.core import masks
+from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.engine import predictions, report
+from ufo_tune.engine.evaluate import evaluate, parse_suites
+from ufo_tune.errors import ConfigError, EvalError
+
+# sample i: IoU 1, of boxes 8x8 moved by (4, 4) 16/112, unreadable 0
+IOUS = [0 if i % 5 == 4 else 1 / 7 if i % 3 == 1 else 1 for i in range(7)]
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """The stub plug-ins on the path, and a function that builds their protocol."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "fixtures" / "plugins"))
+    from made_eval.model import Model
+
+    def protocol(position: str = "after", **changes: object) -> Protocol:
+        template = tmp_path / "made.yaml"
+        text = {"task": "made_eval.point", "questions": ["{phrase}?"], "eval_question": "{phrase}?"}
+        template.write_text(yaml.safe_dump(text | {"image_position": position}))
+        document = {
+            "task": "made_eval.point",
+            "template": str(template),
+            "dataset": "made_eval.boxes",
+            "splits": ["test"],
+            "metric": "rec_accuracy",
+            "decode": {"batch_size": 2},
+            "reference": [{"model": "Someone 7B", "split": "test", "Acc@0.5": 0.9, "source": "a paper"}],
+        }
+        return Protocol.from_dict(document | changes)
+
+    return Model, protocol
+
+
+def test_values_and_mode(made):
+    model, protocol = made[0](), made[1]()
+    model.train()
+    values = evaluate(model, protocol, progress=False)["test"]
+    assert values["mean_IoU"] == pytest.approx(sum(IOUS) / 7)
+    assert values["Acc@0.5"] == pytest.approx(5 / 7)
+    assert (values["n"], values["invalid"]) == (7, 1)
+    assert [len(b) for b in model.batches] == [2, 2, 2, 1]
+    assert not any(model.modes) and model.training  # evaluated in eval mode, handed back as it was
+
+
+def test_limit_and_splits(made):
+    results = evaluate(made[0](), made[1](splits=["val", "test"]), limit=3, progress=False)
+    assert list(results) == ["val", "test"]
+    assert results["val"]["n"] == results["test"]["n"] == 3
+
+
+def test_packing_joins_samples_of_one_image(made):
+    model = made[0]()
+    values = evaluate(model, made[1]("before", pack=2), progress=False)["test"]
+    assert [[len(row) for row in batch] for batch in model.batches] == [[2, 2], [2, 1]]
+    assert values["mean_IoU"] == pytest.approx(sum(IOUS) / 7)
+
+
+def test_packing_needs_the_image_first(made):
+    with pytest.raises(ConfigError, match="pack needs a template with image_position: before"):
+        evaluate(made[0](), made[1](pack=2), progress=False)
+
+
+def test_options_are_checked_and_reach_decode(made):
+    values = evaluate(made[0](), made[1](task_options={"shift": 100.0}), progress=False)["test"]
+    assert values["mean_IoU"] == 0.0
+    with pytest.raises(ConfigError, match=r"shfit.*did you mean 'shift'"):
+        evaluate(made[0](), made[1](task_options={"shfit": 1.0}), progress=False)
+    with pytest.raises(ConfigError, match="metrics/rec_accuracy.threshold: no such option"):
+        evaluate(made[0](), made[1](metric_options={"threshold": 1.0}), progress=False)
+
+
+def test_two_samples_with_one_source_are_refused(made):
+    with pytest.raises(EvalError, match="made/test#0: 7 samples have this source"):
+        evaluate(made[0](), made[1](options={"doubles": True}), progress=False)
+
+
+def test_files(made, tmp_path):
+    out = tmp_path / "out"
+    results = evaluate(made[0](), made[1](), out=out, progress=False)
+    document = json.loads((out / "metrics.json").read_text())
+    assert document["splits"] == results
+    assert document["protocol"]["reference"][0]["model"] == "Someone 7B"
+    rows = [json.loads(line) for line in (out / "test" / "predictions.jsonl").read_text().splitlines()]
+    assert [r["source"] for r in rows] == [f"made/test#{i}" for i in range(7)]
+    assert rows[4]["answers"] == ["no idea"] and rows[4]["invalid"] == 1
+    assert rows[0]["boxes"] == [[0, 0, 8, 8]]
+
+
+def test_resume_asks_only_what_is_missing(made, tmp_path):
+    Model, protocol = made[0], made[1]()
+    whole = evaluate(Model(), protocol, out=tmp_path / "whole", progress=False)["test"]
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Model(die_after=2), protocol, out=out, progress=False)
+    path = out / "test" / "predictions.jsonl"
+    path.write_text(path.read_text() + '{"source": "made/te')  # killed in the middle of a line
+    again = Model()
+    values = evaluate(again, protocol, out=out, progress=False)["test"]
+    assert [s for b in again.batches for row in b for s in row] == [f"made/test#{i}" for i in (4, 5, 6)]
+    assert {k: v for k, v in values.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+    assert path.read_bytes() == (tmp_path / "whole" / "test" / "predictions.jsonl").read_bytes()
+
+
+def test_unfinished_predictions_of_other_weights_or_protocol_never_mix(made, tmp_path):
+    Model, protocol = made
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Model(die_after=1), protocol(), out=out, progress=False)
+    other = Model()
+    with torch.no_grad():
+        other.weight[1] += 1e-3
+    with pytest.raises(EvalError, match=r"unfinished predictions of another run \(got another weights\)"):
+        evaluate(other, protocol(), out=out, progress=False)
+    with pytest.raises(EvalError, match=r"got another protocol"):
+        evaluate(Model(), protocol(task_options={"shift": 1.0}), out=out, progress=False)
+    evaluate(Model(), protocol(splits=["val", "test"], description="more"), out=out, progress=False)
+
+
+def test_a_finished_evaluation_is_done_again(made, tmp_path):
+    Model, protocol = made
+    for model, limit in ((Model(), 0), (Model(), 3)):
+        evaluate(model, protocol(), limit=limit, out=tmp_path, progress=False)
+        assert sum(map(len, model.batches)) == (limit or 7)
+    assert len((tmp_path / "test" / "predictions.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"source": "a"}\n{"source"\n{"source": "b"}\n')
+    with pytest.raises(EvalError, match=r"predictions.jsonl:2: not JSON"):
+        predictions.read(path)
+
+
+def test_rows_round_trip_through_json():
+    bitmaps = np.random.default_rng(0).random((2, 9, 11)) < 0.5
+    prediction = Prediction(
+        boxes=torch.rand(2, 4),
+        masks=masks.encode_many(bitmaps),
+        scores=torch.rand(2),
+        labels=torch.tensor([3, 0]),
+        label_map=np.arange(99, dtype=np.int16).reshape(9, 11),
+        depth=np.linspace(0, 1, 99, dtype=np.float32).reshape(9, 11),
+        text="two “things”",
+        invalid=2,
+    )
+    sample = Sample(np.zeros((9, 11, 3), np.uint8), (9, 11), "any", source="x#1")
+    back = predictions.from_row(json.loads(json.dumps(predictions.to_row(sample, prediction, ["?"]))))
+    for name in ("boxes", "scores", "labels"):
+        assert torch.equal(getattr(back, name), getattr(prediction, name))
+    assert np.array_equal(masks.decode_many(back.masks), bitmaps)
+    assert np.array_equal(back.label_map, prediction.label_map) and np.array_equal(back.depth, prediction.depth)
+    assert (back.text, back.invalid) == (prediction.text, 2)
+    empty = predictions.from_row(json.loads(json.dumps(predictions.to_row(sample, Prediction()))))
+    assert empty.boxes.shape == (0, 4) and empty.masks is None
+
+
+def test_fingerprint_sees_one_changed_value_of_a_small_model():
+    model = torch.nn.Linear(4, 4)
+    before = predictions.fingerprint(model)
+    assert predictions.fingerprint(model) == before
+    with torch.no_grad():
+        model.bias[2] += 1
+    assert predictions.fingerprint(model) != before
+
+
+def test_suites(tmp_path):
+    document = {"task": "rec", "dataset": "d", "splits": ["val", "testA"], "metric": "rec_accuracy"}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(document))
+    assert parse_suites(f"{file}:testA")["mine"].splits == ("testA",)
+    assert parse_suites([str(file)])["mine"].splits == ("val", "testA")
+    assert parse_suites(f"{file}:testA, {file}:val,")["mine"].splits == ("testA", "val")
+    with pytest.raises(ConfigError, match=r"no such split \(got 'testa'\); did you mean 'testA'"):
+        parse_suites(f"{file}:testa")
+    with pytest.raises(ConfigError, match="names no protocol"):
+        parse_suites(" , ")
+
+
+def test_report_shows_ours_and_references_and_escapes(made, tmp_path):
+    out = tmp_path / "out"
+    evaluate(made[0](), made[1](description="<script>alert(1)</script>"), out=out / "made", progress=False)
+    html = report.write_evaluation(out, "runs/x & y", {"made": out / "made"}).read_text()
+    assert 'src="made/test/pictures/00.jpg"' in html and "thing 0" in html and "Acc@0.5 1.00" in html
+    assert len(list((out / "made" / "test" / "pictures").glob("*.jpg"))) == 7
+    assert "Someone 7B" in html and "a paper" in html and "0.900" in html and "0.714" in html
+    assert "<script>" not in html and "runs/x &amp; y" in html
