@@ -137,6 +137,19 @@ def parse(text: str, codec: Codec) -> Parsed:
     return Parsed(label, tuple(span for span in spans if span), groups, whole, rest)
 
 
+def tidy(text: str, codec: Codec) -> str:
+    """A decoded answer as it is written in training: no blanks around special tokens, inside boxes, before commas.
+
+    Many tokenizers put blanks between the pieces of ``pieces`` when they decode.
+    """
+    opened, closed = re.escape(codec.box_open), re.escape(codec.box_close)
+    text = re.sub(f"{opened}.*?{closed}", lambda span: re.sub(r"\s+", "", span[0]), text, flags=re.DOTALL)
+    text = re.sub(rf"\s*,\s*(?={opened}|{re.escape(codec.mask_token)}|{re.escape(codec.depth_token)})", ",", text)
+    for token in (codec.mask_token, codec.depth_token):
+        text = re.sub(rf"(?<={re.escape(token)})\s+(?={re.escape(token)})", "", text)
+    return re.sub(r"\s+(?=[,.?!;:](\s|$))", "", text).strip()
+
+
 def pieces(text: str, codec: Codec) -> list[str]:
     """An answer cut where tokens must not run across, so that training and decoding see the same tokens.
 

@@ -91,6 +91,15 @@ def to_canvas(points: Tensor, size: tuple[int, int], views: Sequence[View]) -> T
     return (points * points.new_tensor([width, height]) - origin) / extent
 
 
+def from_canvas(points: Tensor, size: tuple[int, int], views: Sequence[View]) -> Tensor:
+    """Move points [N, 2] from [0, 1] of the canvas to [0, 1] of the image; undoes ``to_canvas``."""
+    x0, y0, x1, y1 = canvas(views)
+    height, width = size
+    origin = points.new_tensor([x0, y0])
+    extent = points.new_tensor([x1 - x0, y1 - y0])
+    return (points * extent + origin) / points.new_tensor([width, height])
+
+
 def _image_grid(size: tuple[int, int], views: Sequence[View], device: torch.device) -> Tensor:
     """Sampling grid [1, H, W, 2] in [-1, 1] of the canvas, one entry for each pixel centre of the image."""
     height, width = size

@@ -335,6 +335,18 @@ class VLM(nn.Module):
         out: Tensor = self.hf.get_output_embeddings()(hidden)  # type: ignore[operator]
         return out
 
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., D] of text tokens [...]."""
+        out: Tensor = self.hf.get_input_embeddings()(ids)  # type: ignore[operator]
+        return out
+
+    def head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Rows [C, D] and bias [C] of the output head for tokens [C], adapters included.
+
+        None where the head is of a kind that has no plain rows (quantised, an unknown adapter): compute all logits.
+        """
+        return _rows(self.hf.get_output_embeddings(), ids)  # type: ignore[operator]
+
     def part_of(self, parameter: str) -> str:
         """"vision", "projector", "language" or "tokens" of a parameter name."""
         import re
@@ -345,3 +357,30 @@ class VLM(nn.Module):
             if re.search(pattern, parameter):
                 return part
         return "tokens"
+
+
+def _rows(module: Any, ids: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """Rows of a linear layer, looking through PEFT's wrappers (their ``weight`` copies the whole matrix)."""
+    module = getattr(module, "token_adapter", module)  # TrainableTokensWrapper
+    if not hasattr(module, "base_layer"):
+        if type(module) is not nn.Linear:
+            return None
+        return module.weight[ids], None if module.bias is None else module.bias[ids]
+    base = _rows(module.base_layer, ids)
+    if base is None or module.disable_adapters or module.merged:
+        return base
+    rows, bias = base
+    for name in module.active_adapters:
+        if name in getattr(module, "trainable_tokens_delta", {}):
+            place = torch.full((int(ids.max()) + 1,), -1, device=ids.device)  # token -> trained row
+            trained = torch.as_tensor(module.token_indices[name], device=ids.device)
+            listed = trained < len(place)
+            place[trained[listed]] = listed.nonzero()[:, 0]
+            at = place[ids]  # [C]
+            rows = torch.where((at >= 0)[:, None], module.trainable_tokens_delta[name][at.clamp_min(0)].to(rows), rows)
+        elif name in getattr(module, "lora_A", {}) and not getattr(module, "lora_variant", {}).get(name):
+            delta = module.lora_B[name].weight[ids] @ module.lora_A[name].weight * module.scaling[name]
+            rows = rows + delta.to(rows)
+        else:
+            return None
+    return rows, bias

@@ -1,0 +1,325 @@
+"""The one decode loop: greedy answers, 1..N per row, cached, for rows of different prompts in one batch.
+
+One prefill of the whole rows, then steps in which every lane (an answer being written) adds one token, or all tokens
+that its grammar forces. The hidden state kept with a token is the one that *predicted* it, the first token included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ufo_tune.config import DecodeSection
+from ufo_tune.core.answers import Grammar, tidy
+from ufo_tune.core.grammar import DONE, FREE, Automaton, Compiler
+from ufo_tune.core.sequence import visible
+from ufo_tune.core.types import PROMPT, Batch, Generation
+from ufo_tune.core.views import from_canvas, stitch
+from ufo_tune.errors import ModelError
+from ufo_tune.models.base import VLM, VLMProcessor
+from ufo_tune.models.shared_prefix import Heads, SharedPrefixCache, attending
+
+if TYPE_CHECKING:
+    from ufo_tune.models.ufo import UfoModel
+
+_compilers: WeakKeyDictionary[VLMProcessor, Compiler] = WeakKeyDictionary()
+
+
+@dataclass(slots=True)
+class Lanes:
+    """Answers that are being written, L of R, ascending."""
+
+    number: Tensor  # [L] lane in the batch
+    position: Tensor  # [A, L] position of the next token
+    hidden: Tensor  # [L, D] state that predicts it
+    state: Tensor  # [L] automaton state
+    written: Tensor  # [L] tokens so far
+    done: Tensor  # [L] bool
+
+    def select(self, index: Tensor) -> Lanes:
+        """Some of the lanes."""
+        return Lanes(**{f.name: getattr(self, f.name)[..., index] for f in fields(self) if f.name != "hidden"},
+                     hidden=self.hidden[index])  # fmt: skip
+
+
+@dataclass(slots=True)
+class Begun:
+    """A prefill: the split cache, the states, and where each lane goes on."""
+
+    cache: SharedPrefixCache
+    states: Tensor  # [B, T, D]
+    position: Tensor  # [A, R]
+    hidden: Tensor  # [R, D]
+
+
+@dataclass(slots=True)
+class Written:
+    """What lanes have said, in the order of the batch."""
+
+    ids: Tensor  # [R, X] i64, -1 padding
+    scores: Tensor  # [R, X] f32
+    hidden: Tensor  # [R, X, D]
+
+
+@dataclass(slots=True)
+class Run:
+    """Tokens that the lanes add in one pass: one, and those that are forced after it."""
+
+    ids: Tensor  # [L, W]
+    count: Tensor  # [L] tokens written
+    fed: Tensor  # [L] tokens the model has to see: all, without the last one of an answer
+    scores: Tensor  # [L, W]
+    state: Tensor  # [L] automaton state after it
+    done: Tensor  # [L] bool
+
+
+@torch.inference_mode()
+def generate(
+    model: UfoModel, batch: Batch, decode: DecodeSection, grammars: Sequence[Grammar | None] = ()
+) -> list[Generation]:
+    """Greedy answers to every sample of a batch, in row order.
+
+    Args:
+        model: in evaluation mode.
+        batch: made without answers (``train=False``); heads of answers are part of the rows.
+        decode: limits and switches.
+        grammars: one per sample, in row order; used where ``decode.constrained``.
+    Raises:
+        ModelError: the number of grammars differs from the number of samples.
+    """
+    counts = [count for row in batch.answer_counts for count in row]
+    used = list(grammars) if decode.constrained else [None] * len(counts)
+    if len(used) != len(counts):
+        raise ModelError(f"generate: {len(used)} grammars for {len(counts)} samples; give one each, None for free text")
+    automaton = compiler(model.processor).automaton(used).to(batch.ids.device)
+    begun = prefill(model, batch)
+    starts = automaton.starts.repeat_interleave(torch.tensor(counts, device=batch.ids.device))  # [R]
+    return _generations(model, batch, begun.states, write(model.vlm, begun, automaton, starts, decode))
+
+
+def compiler(processor: VLMProcessor) -> Compiler:
+    """The grammar compiler of a processor's tokenizer; it remembers what it has compiled."""
+    if processor not in _compilers:
+        tokenizer = processor.tokenizer
+
+        def encode(piece: str) -> list[int]:
+            ids: list[int] = tokenizer(piece, add_special_tokens=False)["input_ids"]
+            return ids
+
+        slots = (processor.mask_id, processor.depth_id)
+        _compilers[processor] = Compiler(encode, processor.codec, processor.end_id, slots)
+    return _compilers[processor]
+
+
+def prefill(model: UfoModel, batch: Batch) -> Begun:
+    """One pass of the whole rows (prompts, and the heads of all lanes), its cache split."""
+    heads, before = _heads(batch)
+    cache = SharedPrefixCache(heads)
+    embeds, is_image, local = model.embed(batch)
+    states = model.decode(embeds, visible(batch.segment, is_image, batch.causal_image), batch, local, cache)
+    return Begun(cache, states, batch.positions[:, heads.row, before] + 1, states[heads.row, before])
+
+
+def _heads(batch: Batch) -> tuple[Heads, Tensor]:
+    """Where lanes begin, and the position [R] of the token before each lane's first new one."""
+    device = batch.ids.device
+    rows = torch.tensor([sum(counts) for counts in batch.answer_counts], device=device)  # [B] lanes
+    row = torch.arange(len(rows), device=device).repeat_interleave(rows)  # [R]
+    number = torch.arange(len(row), device=device) - (rows.cumsum(0) - rows)[row]  # [R] answer number in its row
+    prompt = (batch.segment == PROMPT).sum(1)  # [B]
+    most = int(rows.max()) if len(rows) else 0
+    own = torch.zeros(len(rows), most + 1, dtype=torch.long, device=device)
+    place = torch.where(batch.segment >= 0, batch.segment, most)  # the last column takes prompt and padding
+    own = own.scatter_add(1, place, torch.ones_like(place))[:, :most]  # [B, most] tokens of each answer
+    start = (prompt[:, None] + own.cumsum(1) - own)[row, number]  # [R]
+    count = own[row, number]  # [R]
+    longest = int(count.max()) if len(count) else 0
+    index = (start[:, None] + torch.arange(longest, device=device)).clamp_max(batch.ids.shape[1] - 1)  # [R, h]
+    return Heads(prompt, row, index, count), torch.where(count > 0, start + count, prompt[row]) - 1
+
+
+def write(vlm: VLM, begun: Begun, automaton: Automaton, starts: Tensor, decode: DecodeSection) -> Written:
+    """Let all lanes write their answers; ``starts`` [R] are their first automaton states."""
+    total, limit, device = len(starts), decode.max_new_tokens, starts.device
+    cache, choose = begun.cache, Chooser(vlm, automaton)
+    ids = torch.full((total, limit), -1, device=device)
+    scores = torch.zeros(total, limit, device=device)
+    states: list[tuple[Tensor, Tensor, Tensor]] = []  # (lane, column, state) of written tokens
+    lanes = Lanes(
+        number=torch.arange(total, device=device),
+        position=begun.position,
+        hidden=begun.hidden,
+        state=starts,
+        written=torch.zeros_like(starts),
+        done=torch.zeros_like(starts, dtype=torch.bool),
+    )
+    with attending(vlm.text_model):
+        while total:
+            run = _plan(lanes, automaton, choose, decode)
+            lane, offset = _places(run.count, run.ids.shape[1])  # [m], [m]
+            column = lanes.written[lane] + offset
+            ids[lanes.number[lane], column] = run.ids[lane, offset]
+            scores[lanes.number[lane], column] = run.scores[lane, offset]
+            chosen = run.count > 0
+            states.append((lanes.number[chosen], lanes.written[chosen], lanes.hidden[chosen]))
+            if not bool(run.fed.any()):
+                break
+            lanes, run = _compact(lanes, run, cache, decode.compaction)
+            out, lane, offset = _feed(vlm, cache, lanes, run)  # [n, D], [n], [n]
+            predicts = offset + 1 < run.count[lane]  # the others' next token is not chosen yet
+            states.append((lanes.number[lane], lanes.written[lane] + offset + 1, out))
+            states[-1] = tuple(t[predicts] for t in states[-1])  # type: ignore[assignment]
+            lanes = Lanes(
+                number=lanes.number,
+                position=lanes.position + run.fed,
+                hidden=out[run.fed.cumsum(0) - 1],
+                state=run.state,
+                written=lanes.written + run.count,
+                done=run.done,
+            )
+    return _collected(ids, scores, states, begun.hidden)
+
+
+class Chooser:
+    """Next tokens from states. Only listed columns of the head are computed where a grammar lists them."""
+
+    def __init__(self, vlm: VLM, automaton: Automaton) -> None:
+        self.vlm = vlm
+        self.automaton = automaton
+        listed = bool((automaton.starts != FREE).any())
+        self.rows = vlm.head_rows(automaton.columns) if listed else None
+
+    def __call__(self, hidden: Tensor, state: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [L] and their probabilities [L] among what the state allows, from [L, D] and [L].
+
+        A forced token's probability is 1. Values of lanes that are done mean nothing.
+        """
+        token = self.automaton.forced[state, 0]  # [L]; -1 where nothing is forced
+        score = torch.ones(len(state), device=state.device)
+        open_ = (token < 0) & ~done
+        free, listed = open_ & (state == FREE), open_ & (state != FREE)
+        if bool(free.any()):
+            token[free], score[free] = _best(self.vlm.logits(hidden[free]).float())
+        if bool(listed.any()):
+            logits = self._listed(hidden[listed]).masked_fill(~self.automaton.allowed[state[listed]], -torch.inf)
+            best, score[listed] = _best(logits)
+            token[listed] = self.automaton.columns[best]
+        return token, score
+
+    def _listed(self, hidden: Tensor) -> Tensor:
+        """[L, C] logits of the listed columns."""
+        if self.rows is None:
+            return self.vlm.logits(hidden)[:, self.automaton.columns].float()
+        return torch.nn.functional.linear(hidden, *self.rows).float()
+
+
+def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest column [L] of [L, C] and its probability [L]."""
+    highest, best = logits.max(-1)
+    return best, (highest - logits.logsumexp(-1)).exp()
+
+
+def _plan(lanes: Lanes, automaton: Automaton, choose: Chooser, decode: DecodeSection) -> Run:
+    """What every lane writes next."""
+    token, score = choose(lanes.hidden, lanes.state, lanes.done)
+    state = automaton.advance(lanes.state, token)
+    ids, count = token[:, None], torch.ones_like(token)
+    if decode.forced_runs and automaton.forced.shape[1] > 0:
+        more = automaton.forced_count[state]
+        ids = torch.cat([ids, automaton.forced[state, : int(more.max())]], dim=1)  # [L, 1] + [L, W - 1] -> [L, W]
+        count, state = count + more, automaton.forced_state[state]
+    count = torch.minimum(count, decode.max_new_tokens - lanes.written)
+    done = lanes.done | (state == DONE) | (lanes.written + count >= decode.max_new_tokens)
+    count = count.masked_fill(lanes.done, 0)
+    scores = torch.ones(ids.shape, device=ids.device)
+    scores[:, 0] = score
+    return Run(ids, count, (count - done.long()).clamp_min(0), scores, state, done)
+
+
+def _compact(lanes: Lanes, run: Run, cache: SharedPrefixCache, drop: bool) -> tuple[Lanes, Run]:
+    """Lanes with nothing to feed leave; without compaction they idle along, one token a step."""
+    if not drop:
+        return lanes, replace(run, fed=run.fed.clamp_min(1), ids=run.ids.clamp_min(0))
+    left = run.fed.nonzero()[:, 0]
+    if len(left) == len(run.fed):
+        return lanes, run
+    cache.keep(left)
+    return lanes.select(left), Run(**{f.name: getattr(run, f.name)[left] for f in fields(run)})
+
+
+def _feed(vlm: VLM, cache: SharedPrefixCache, lanes: Lanes, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass over the run's packed tokens: states [n, D], and the lane [n] and offset [n] of each token."""
+    lane, offset = _places(run.fed, run.ids.shape[1])
+    cache.begin(run.fed)
+    embeds = vlm.embed_text(run.ids[lane, offset])[None]  # [1, n, D]
+    # A 4-D mask keeps transformers from building one; the attention function has no use for it.
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=lane.device)
+    positions = (lanes.position[:, lane] + offset)[:, None]  # [A, 1, n]
+    return vlm.decode(embeds, mask, positions, cache, shared_prefix=cache)[0], lane, offset
+
+
+def _places(count: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Lane and offset of every token, lane by lane, of lanes with ``count`` [L] tokens."""
+    lane, offset = (torch.arange(width, device=count.device) < count[:, None]).nonzero(as_tuple=True)
+    return lane, offset
+
+
+def _collected(ids: Tensor, scores: Tensor, states: list[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Written:
+    """Cut to the longest answer and put the states in their places."""
+    length = int((ids >= 0).sum(1).max()) if len(ids) else 0
+    hidden = like.new_zeros(len(ids), length, like.shape[-1])
+    for lane, column, state in states:
+        hidden[lane, column] = state
+    return Written(ids[:, :length], scores[:, :length], hidden)
+
+
+def _generations(model: UfoModel, batch: Batch, states: Tensor, written: Written) -> list[Generation]:
+    """One generation per sample: its lanes, cut to its own longest answer."""
+    result: list[Generation] = []
+    start = 0
+    for row, counts in enumerate(batch.answer_counts):
+        index = batch.image_index[row]
+        features = stitch(states[row, index[index >= 0]], batch.views[row])
+        first = 0  # answer number in the row
+        for sample, count in zip(batch.samples[row], counts, strict=True):
+            ids = written.ids[start : start + count]
+            length = int((ids >= 0).sum(1).max()) if count else 0
+            result.append(
+                Generation(
+                    texts=tuple(_text(model.processor, one) for one in ids.tolist()),
+                    ids=ids[:, :length],
+                    scores=written.scores[start : start + count, :length],
+                    hidden=written.hidden[start : start + count, :length],
+                    image_features=features,
+                    views=batch.views[row],
+                    points=_points(batch, row, first, count, sample.size),
+                    slot_id=model.processor.mask_id,
+                )
+            )
+            start, first = start + count, first + count
+    return result
+
+
+def _text(processor: VLMProcessor, ids: list[int]) -> str:
+    """The text of an answer, without end token and padding, as training would have written it."""
+    kept = [token for token in ids if token not in (-1, processor.end_id, processor.pad_id)]
+    tokenizer: Any = processor.tokenizer
+    decoded: str = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return tidy(decoded, processor.codec)
+
+
+def _points(
+    batch: Batch, row: int, first: int, count: int, size: tuple[int, int]
+) -> tuple[tuple[float, float] | None, ...]:
+    """Grid points of answers ``first``.. in [0, 1] of the original image; None where an answer has no ``<LOCAL>``."""
+    at = batch.local_index[row]
+    at = at[at >= 0]
+    numbers = batch.segment[row, at].tolist()
+    points = from_canvas(batch.points[row, : len(at)], size, batch.views[row]).tolist()
+    known = {number: (x, y) for number, (x, y) in zip(numbers, points, strict=True)}
+    return tuple(known.get(number) for number in range(first, first + count))
