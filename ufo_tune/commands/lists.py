@@ -35,7 +35,7 @@ def datasets(args: Namespace) -> None:
     rows = []
     for name in plugins.names("datasets"):
         module = plugins.find("datasets", name)
-        first = (inspect.getdoc(module) or "").partition("\n")[0]
+        first = (inspect.getdoc(module) or "").partition("\n")[0].removeprefix(f"``{name}``: ")
         rows.append({"name": name, "tasks": ", ".join(module.TASKS), "description": first})
     _table(args, rows)
 
