@@ -10,6 +10,7 @@ Free text is an automaton too: everything may follow anything, but slot tokens c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ FREE = 1
 """State of free text: any token may follow."""
 LONGEST_RUN = 64
 """Most tokens of a forced run; longer ones continue in the next pass."""
-_MOST = 100_000  # alternatives of one grammar: more is a mistake, and would fill the memory
+_MOST = 10_000  # alternatives of one grammar: more is a mistake, and would fill the memory
 _CACHED = 16  # automata kept; evaluation asks for the same few again and again
 
 TokenIds = tuple[int, ...]
@@ -102,10 +103,10 @@ class Compiler:
     def compile(self, grammar: Grammar) -> int:
         """The node where a grammar starts."""
         if grammar not in self._compiled:
+            if _ways(grammar) > _MOST:
+                raise ModelError(f"grammar: more than {_MOST} alternatives; put fewer Alternatives in a row")
             start: int | None = None
-            for number, sequence in enumerate(_flat(grammar, self.codec)):
-                if number == _MOST:
-                    raise ModelError(f"grammar: more than {_MOST} alternatives; nest fewer Alternatives in a row")
+            for sequence in _flat(grammar, self.codec):
                 node = self._end
                 for choices in reversed(list(_runs(sequence, self.codec))):
                     node = self._branch(tuple(self._ids(run) for run in choices), node)
@@ -202,6 +203,12 @@ class Compiler:
             ((token, node),) = self._nodes[node].items()
             tokens.append(token)
         return tokens, node
+
+
+def _ways(grammar: Grammar) -> int:
+    """How many sequences ``_flat`` gives."""
+    options = [p.options for p in grammar if isinstance(p, Alternatives)]
+    return math.prod(sum(map(_ways, choices)) for choices in options)
 
 
 def _flat(grammar: Grammar, codec: Codec) -> Iterator[tuple[Part, ...]]:
