@@ -50,6 +50,10 @@ class Template(_Document):
                 raise ValueError(f"no such field {sorted(unknown)} in {text!r}; use {sorted(known)}")
         return value
 
+    def asks(self, field: str) -> bool:
+        """Whether a question fills in this field, in training or evaluation."""
+        return any(field in _fields(text) for text in (*self.questions, self.eval_question))
+
     def question(self, rng: np.random.Generator | None, **fields: str) -> str:
         """One question: drawn with ``rng``, or the wording of evaluation when it is None.
 
