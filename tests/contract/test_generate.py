@@ -106,7 +106,9 @@ def check_against_forward(model, dialogue, picture, generation, free=True):
     states = out.hidden[row, at]  # [Q, D]
     real = generation.ids >= 0
     assert torch.equal(generation.ids[real], label)
-    torch.testing.assert_close(generation.hidden[real], states, atol=1e-5, rtol=1e-4)
+    known = generation.hidden[real].any(-1)  # no state is computed before an end that the grammar forces
+    assert bool((known | (label == model.processor.end_id)).all()) and (not free or bool(known.all()))
+    torch.testing.assert_close(generation.hidden[real][known], states[known], atol=1e-5, rtol=1e-4)
     if free:
         chosen = generation.scores[real] < 1  # forced tokens of a slot carry 1
         logits = out.logits(states)
@@ -178,7 +180,8 @@ def test_greedy_that_obeys_the_grammar_is_untouched_by_it(tmp_path):
     for forced in (False, True):
         _, (constrained,) = run(model, [grid(*POINTS[:2])], [GRAMMAR], forced_runs=forced)
         assert torch.equal(constrained.ids, free.ids) and constrained.texts == free.texts
-        torch.testing.assert_close(constrained.hidden, free.hidden, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(constrained.hidden[:, :-1], free.hidden[:, :-1], atol=1e-5, rtol=1e-4)
+        assert not constrained.hidden[:, -1].any()  # before a forced end nothing is computed
     assert bool((constrained.scores >= free.scores - 1e-6).all())  # fewer competitors
 
 
@@ -288,13 +291,23 @@ def test_the_prefix_is_held_once_and_lanes_hold_only_their_own(model):
         # elements of one token's keys and values: 3 layers x 2 x 2 heads of 16
         token = 3 * 2 * 2 * 16
         assert begun.cache.numel() == (2 * int(prompts.max()) * token, 7 * token)
-        automaton = loop.compiler(model.processor).automaton([GRAMMAR])
-        decode = DecodeSection(max_new_tokens=7, constrained=True, compaction=False, forced_runs=False)
-        written = loop.write(model.vlm, begun, automaton, automaton.starts.expand(7), decode)
-    prefix, own = begun.cache.numel()
-    assert prefix == 2 * int(prompts.max()) * token
-    fed = written.ids.shape[1] - 1 + 1  # all but the last token, and the head
-    assert 7 * fed * token <= own <= 7 * (fed + 3) * token  # grown four columns at a time
+        decode = DecodeSection(max_new_tokens=7)
+        automaton = loop.compiler(model.processor).automaton([(Box(),)])
+        sizes, release = [], begun.cache.release
+        begun.cache.release = lambda: (sizes.append(begun.cache.numel()), release())
+        loop.write(model.vlm, begun, automaton, automaton.starts.expand(7), decode)
+    # 7 tokens, all fed but the last one, and the head; own keys grow four columns at a time
+    assert sizes == [(2 * int(prompts.max()) * token, 7 * 8 * token)]
+    assert begun.cache.numel() == (0, 0)
+
+
+def test_a_pass_is_split_where_it_would_be_large(model, monkeypatch):
+    reference = [run(model, ROWS, grammars)[1] for grammars in (None, [GRAMMAR, GRAMMAR])]
+    for most in (1, 3, 6):
+        monkeypatch.setattr(loop, "_PASS_CPU", most)
+        for grammars, expected in zip((None, [GRAMMAR, GRAMMAR]), reference, strict=True):
+            for a, b in zip(expected, run(model, ROWS, grammars)[1], strict=True):
+                same(a, b)
 
 
 @pytest.mark.parametrize("language", ["lora", "frozen"])

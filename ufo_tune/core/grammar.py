@@ -199,7 +199,9 @@ class Compiler:
     def _forced(self, node: int) -> tuple[list[int], int]:
         """Tokens that must follow a node, and the node after them."""
         tokens: list[int] = []
-        while node != self._free and len(self._nodes[node]) == 1 and len(tokens) < LONGEST_RUN:
+        while node != self._free and len(self._nodes[node]) == 1:
+            if len(tokens) >= LONGEST_RUN and node != self._end:  # an end is never left for a pass of its own
+                break
             ((token, node),) = self._nodes[node].items()
             tokens.append(token)
         return tokens, node

@@ -2,6 +2,8 @@
 
 One prefill of the whole rows, then steps in which every lane (an answer being written) adds one token, or all tokens
 that its grammar forces. The hidden state kept with a token is the one that *predicted* it, the first token included.
+Only before an end token that a grammar forces no state is computed (zeros): nothing reads it, and a grid point that
+says ``background`` is then done without a single decoding step.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ufo_tune.models.shared_prefix import Heads, SharedPrefixCache, attending
 if TYPE_CHECKING:
     from ufo_tune.models.ufo import UfoModel
 
+_PASS_CPU, _PASS = 256, 2048  # tokens of one forward pass: enough to keep the device busy, small beside the cache
 _compilers: WeakKeyDictionary[VLMProcessor, Compiler] = WeakKeyDictionary()
 
 
@@ -72,7 +75,7 @@ class Run:
 
     ids: Tensor  # [L, W]
     count: Tensor  # [L] tokens written
-    fed: Tensor  # [L] tokens the model has to see: all, without the last one of an answer
+    fed: Tensor  # [L] tokens the model has to see: without an answer's last one, and the one before a forced end
     scores: Tensor  # [L, W]
     state: Tensor  # [L] automaton state after it
     done: Tensor  # [L] bool
@@ -182,6 +185,7 @@ def write(vlm: VLM, begun: Begun, automaton: Automaton, starts: Tensor, decode: 
                 written=lanes.written + run.count,
                 done=run.done,
             )
+    cache.release()  # before the states are copied: they are most of what is left
     return _collected(ids, scores, states, begun.hidden)
 
 
@@ -229,22 +233,26 @@ def _plan(lanes: Lanes, automaton: Automaton, choose: Chooser, decode: DecodeSec
     token, score = choose(lanes.hidden, lanes.state, lanes.done)
     state = automaton.advance(lanes.state, token)
     ids, count = token[:, None], torch.ones_like(token)
-    if decode.forced_runs and automaton.forced.shape[1] > 0:
-        more = automaton.forced_count[state]
-        ids = torch.cat([ids, automaton.forced[state, : int(more.max())]], dim=1)  # [L, 1] + [L, W - 1] -> [L, W]
-        count, state = count + more, automaton.forced_state[state]
-    count = torch.minimum(count, decode.max_new_tokens - lanes.written)
+    more = automaton.forced_count[state]
+    ends = (more > 0) & (automaton.forced_state[state] == DONE)
+    if not decode.forced_runs:  # a forced end is written at once all the same
+        more = torch.where(ends & (more == 1), 1, 0)
+    ids = torch.cat([ids, automaton.forced[state, : int(more.max())]], dim=1)  # [L, 1] + [L, W - 1] -> [L, W]
+    state = torch.where(more > 0, automaton.forced_state[state], state)
+    room = decode.max_new_tokens - lanes.written
+    ends = ends & (more > 0) & (count + more <= room)
+    count = torch.minimum(count + more, room).masked_fill(lanes.done, 0)
     done = lanes.done | (state == DONE) | (lanes.written + count >= decode.max_new_tokens)
-    count = count.masked_fill(lanes.done, 0)
     scores = torch.ones(ids.shape, device=ids.device)
     scores[:, 0] = score
-    return Run(ids, count, (count - done.long()).clamp_min(0), scores, state, done)
+    return Run(ids, count, (count - done.long() - ends.long()).clamp_min(0), scores, state, done)
 
 
 def _compact(lanes: Lanes, run: Run, cache: SharedPrefixCache, drop: bool) -> tuple[Lanes, Run]:
     """Lanes with nothing to feed leave; without compaction they idle along, one token a step."""
     if not drop:
-        return lanes, replace(run, fed=run.fed.clamp_min(1), ids=run.ids.clamp_min(0))
+        idle = {"fed": run.fed.clamp_min(1), "count": torch.minimum(run.count, run.fed + 1)}
+        return lanes, replace(run, ids=run.ids.clamp_min(0), **idle)
     left = run.fed.nonzero()[:, 0]
     if len(left) == len(run.fed):
         return lanes, run
@@ -253,14 +261,33 @@ def _compact(lanes: Lanes, run: Run, cache: SharedPrefixCache, drop: bool) -> tu
 
 
 def _feed(vlm: VLM, cache: SharedPrefixCache, lanes: Lanes, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """One pass over the run's packed tokens: states [n, D], and the lane [n] and offset [n] of each token."""
+    """The states [n, D] of the run's tokens, and the lane [n] and offset [n] of each: packed, lane by lane."""
     lane, offset = _places(run.fed, run.ids.shape[1])
-    cache.begin(run.fed)
-    embeds = vlm.embed_text(run.ids[lane, offset])[None]  # [1, n, D]
+    tokens = run.ids[lane, offset]  # [n]
+    positions = lanes.position[:, lane] + offset  # [A, n]
     # A 4-D mask keeps transformers from building one; the attention function has no use for it.
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=lane.device)
-    positions = (lanes.position[:, lane] + offset)[:, None]  # [A, 1, n]
-    return vlm.decode(embeds, mask, positions, cache, shared_prefix=cache)[0], lane, offset
+    out: list[Tensor] = []
+    start = first = 0
+    for size, count in _passes(run.fed):
+        cache.begin(run.fed[start : start + size], start, start + size)
+        here = slice(first, first + count)
+        embeds = vlm.embed_text(tokens[here])[None]  # [1, count, D]
+        out.append(vlm.decode(embeds, mask, positions[:, None, here], cache, shared_prefix=cache)[0])
+        start, first = start + size, first + count
+    return torch.cat(out) if len(out) > 1 else out[0], lane, offset
+
+
+def _passes(count: Tensor) -> list[tuple[int, int]]:
+    """Lanes and tokens of each forward pass, from tokens [L] of each lane; bounds what a pass needs in memory."""
+    most = _PASS_CPU if count.device.type == "cpu" else _PASS
+    total = int(count.sum())
+    if total <= most:
+        return [(len(count), total)]
+    passes = (count.cumsum(0) - 1) // most  # [L] pass of each lane, with gaps where a lane is longer than a pass
+    _, which, lanes = passes.unique_consecutive(return_inverse=True, return_counts=True)
+    tokens = torch.zeros_like(lanes).index_add(0, which, count)
+    return list(zip(lanes.tolist(), tokens.tolist(), strict=True))
 
 
 def _places(count: Tensor, width: int) -> tuple[Tensor, Tensor]:

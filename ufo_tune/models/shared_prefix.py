@@ -39,9 +39,11 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One packed forward pass: n tokens of L lanes over B rows."""
+    """One packed forward pass: n tokens of a stretch of L lanes over a stretch of B rows."""
 
-    lane: Tensor  # [n] lane of each token
+    lanes: slice
+    rows: slice
+    lane: Tensor  # [n] lane of each token, counted within the stretch
     column: Tensor  # [n] its place among the lane's own keys
     by_row: Tensor | None  # [n] place in [B * most]; None: rows have equally many, in order
     by_lane: Tensor | None  # [n] place in [L * longest]; None: likewise
@@ -62,7 +64,7 @@ class SharedPrefixCache(Cache):
         super().__init__(layers=[])
         self.heads = heads
         self.row = heads.row  # [L]
-        self.lengths = heads.count  # [L] own tokens
+        self.lengths = heads.count.clone()  # [L] own tokens
         self.prefix: list[tuple[Tensor, Tensor]] = []  # layers x [B, kv, P, d]
         self.own: list[tuple[Tensor, Tensor]] = []  # layers x [L, kv, capacity, d]
         longest = int(heads.prompt.max())
@@ -82,28 +84,36 @@ class SharedPrefixCache(Cache):
             return key_states, value_states
         keys, values = self.own[layer_idx]
         if keys.shape[2] < self.step.width:
-            keys, values = (_grown(t, self.step.width) for t in (keys, values))
+            keys = _grown(keys, self.step.width)
             self.own[layer_idx] = (keys, values)
+            values = _grown(values, self.step.width)
+            self.own[layer_idx] = (keys, values)
+        keys, values = keys[self.step.lanes], values[self.step.lanes]
         for buffer, new in ((keys, key_states), (values, value_states)):
             buffer[self.step.lane, :, self.step.column] = new[0].transpose(0, 1)  # [kv, n, d] -> [n, kv, d]
         return keys[:, :, : self.step.width], values[:, :, : self.step.width]
 
-    def begin(self, counts: Tensor) -> Step:
-        """Prepare a pass in which lane l adds ``counts[l]`` >= 1 tokens; ``counts`` is [L]."""
+    def begin(self, counts: Tensor, start: int, stop: int) -> Step:
+        """Prepare a pass in which lane l of ``start``..``stop`` adds ``counts[l - start]`` >= 1 tokens."""
         device = counts.device
-        rows = torch.zeros(self.rows, dtype=torch.long, device=device).index_add(0, self.row, counts)  # [B] tokens
+        row, lengths = self.row[start:stop], self.lengths[start:stop]
+        first_row, last_row = row[[0, -1]].tolist()
+        row = row - first_row
+        rows = torch.zeros(last_row + 1 - first_row, dtype=torch.long, device=device).index_add(0, row, counts)
         longest, most, width, shortest, least = torch.stack(
-            [counts.max(), rows.max(), (self.lengths + counts).max(), counts.min(), rows.min()]
+            [counts.max(), rows.max(), (lengths + counts).max(), counts.min(), rows.min()]
         ).tolist()
         offsets = torch.arange(longest, device=device)
         lane, offset = (offsets < counts[:, None]).nonzero(as_tuple=True)  # [n], [n]
-        first = (rows.cumsum(0) - rows)[self.row[lane]]  # [n] number of the row's first token
-        by_row = self.row[lane] * most + torch.arange(len(lane), device=device) - first
-        last = self.lengths[:, None] + offsets  # [L, longest] own columns up to here are visible
+        first = (rows.cumsum(0) - rows)[row[lane]]  # [n] number of the row's first token
+        by_row = row[lane] * most + torch.arange(len(lane), device=device) - first
+        last = lengths[:, None] + offsets  # [L, longest] own columns up to here are visible
         seen = torch.arange(width, device=device) <= last[..., None]  # [L, longest, width]
         self.step = Step(
+            lanes=slice(start, stop),
+            rows=slice(first_row, last_row + 1),
             lane=lane,
-            column=self.lengths[lane] + offset,
+            column=lengths[lane] + offset,
             by_row=None if least == most else by_row,
             by_lane=None if shortest == longest else lane * longest + offset,
             most=most,
@@ -111,7 +121,7 @@ class SharedPrefixCache(Cache):
             width=width,
             seen=seen[:, None, :, None],
         )
-        self.lengths = self.lengths + counts
+        self.lengths[start:stop] += counts
         return self.step
 
     def keep(self, lanes: Tensor) -> None:
@@ -121,15 +131,14 @@ class SharedPrefixCache(Cache):
         for layer, (keys, values) in enumerate(self.own):
             self.own[layer] = (keys[lanes, :, :width], values[lanes, :, :width])
         left, self.row = torch.unique(self.row[lanes], return_inverse=True)
-        if len(left) < self.rows:
+        if len(left) < len(self.prefix[0][0]):
             self.valid = None if self.valid is None else self.valid[left]
             for layer, (keys, values) in enumerate(self.prefix):
                 self.prefix[layer] = (keys[left], values[left])
 
-    @property
-    def rows(self) -> int:
-        """B, rows that still have lanes."""
-        return len(self.prefix[0][0])
+    def release(self) -> None:
+        """Free all keys and values."""
+        self.prefix, self.own = [], []
 
     def numel(self) -> tuple[int, int]:
         """Elements held: of the prefix, and of the lanes' own."""
@@ -187,8 +196,9 @@ def shared_prefix_attention(
     groups, size = key.shape[1], query.shape[-1]
     q = query[0].transpose(0, 1) * (size**-0.5 if scaling is None else scaling)  # [H, n, d] -> [n, H, d]
     q = q.unflatten(1, (groups, -1))  # [n, kv, G, d]: queries that share a key head stay together, no key is repeated
-    valid = None if shared_prefix.valid is None else shared_prefix.valid[:, None, None, None]  # [B, 1, 1, 1, P]
-    far = _part(q, step.by_row, shared_prefix.rows, step.most, prefix_key, prefix_value, valid)
+    prefix_key, prefix_value = prefix_key[step.rows], prefix_value[step.rows]
+    valid = None if shared_prefix.valid is None else shared_prefix.valid[step.rows, None, None, None]  # [B, 1, 1, 1, P]
+    far = _part(q, step.by_row, len(prefix_key), step.most, prefix_key, prefix_value, valid)
     near = _part(q, step.by_lane, len(key), step.longest, key, value, step.seen)
     return _merged(far, near).to(query.dtype).flatten(1, 2)[None], None  # [n, kv, G, d] -> [1, n, H, d]
 
