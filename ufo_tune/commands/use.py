@@ -7,6 +7,7 @@ import os
 from argparse import Namespace
 from typing import Any
 
+from ufo_tune import plugins
 from ufo_tune.errors import ConfigError
 
 
@@ -27,11 +28,28 @@ def predict(args: Namespace) -> None:
     missing = [str(i) for i in args.images if not i.is_file()]
     if missing:
         raise ConfigError(f"predict: no such file (got {', '.join(missing)}); give pictures that exist")
+    plugins.find("tasks", args.task)  # known before a large model is loaded
     from ufo_tune.engine.predict import predict_files
 
-    classes = tuple(name.strip() for name in args.classes.split(",") if name.strip())
-    result = predict_files(args.checkpoint, args.images, args.task, args.text, classes, args.out, args.json)
-    print(json.dumps(result, indent=2) if args.json else f"answers: {args.out}")
+    rows = predict_files(
+        args.checkpoint,
+        args.images,
+        args.task,
+        text=args.text,
+        classes=names(args.classes),
+        out=args.out,
+        progress=not args.json,
+    )
+    if args.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    for row in [] if args.json else rows:
+        found = f"{len(row['boxes'])} boxes" if row["boxes"] else "no box"
+        print(f"{row['image']}: {row['answer'] or found}  -> {row['overlay']}")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``"cup, plate"`` as names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _lines(result: Any, path: str = "") -> list[str]:

@@ -4,7 +4,7 @@ show.draw(image, boxes=prediction.boxes, labels=["cat"], scores=prediction.score
 """
 
 from ufo_tune.show.chart import curves
-from ufo_tune.show.figures import draw_prediction, sheet, slot_maps
+from ufo_tune.show.figures import draw_prediction, names, sheet, slot_maps
 from ufo_tune.show.overlay import draw
 
-__all__ = ["curves", "draw", "draw_prediction", "sheet", "slot_maps"]
+__all__ = ["curves", "draw", "draw_prediction", "names", "sheet", "slot_maps"]

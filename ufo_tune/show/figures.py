@@ -12,8 +12,8 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from ufo_tune.core import masks as rle
+from ufo_tune.core.images import open_image
 from ufo_tune.core.types import Prediction, Rle, Sample
-from ufo_tune.data.images import open_image
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.show import palette, text
 from ufo_tune.show.overlay import Picture, draw
@@ -68,26 +68,34 @@ def sheet(images: Sequence[Any], captions: Sequence[str], columns: int) -> Pictu
 def draw_prediction(sample: Sample, prediction: Prediction, *, scale_to: int | None = 512) -> Picture:
     """A sample's picture with what the model said: labels by class or phrase; an answer in words stands below.
 
+    Objects of no extent (an answer that could not be read) are not drawn.
+
     Raises:
         DataError: the picture cannot be read.
     """
     image = open_image(sample.image)
-    count = len(prediction.boxes) or len(prediction.masks or ())
-    if not count:
+    labels = names(sample, prediction)
+    boxes, masks, scores = prediction.boxes, prediction.masks, prediction.scores
+    seen = [i for i in range(len(labels)) if _has_extent(prediction, i)]
+    if not seen:
         picture = draw(image, scale_to=scale_to)
         said = " ".join(filter(None, (sample.text, "\u2192", prediction.text)))
         return sheet([picture], [said], 1) if prediction.text else picture
-    names = [
-        sample.classes[int(i)] if 0 <= int(i) < len(sample.classes) else sample.text for i in _labels(prediction, count)
-    ]
     return draw(
         image,
-        prediction.boxes if len(prediction.boxes) else None,
-        prediction.masks,
-        names if any(names) else None,
-        prediction.scores if len(prediction.scores) == count else None,
+        boxes[seen] if len(boxes) else None,
+        [masks[i] for i in seen] if masks else None,
+        [labels[i] for i in seen] if any(labels) else None,
+        scores[seen] if len(scores) == len(labels) else None,
         scale_to=scale_to,
     )
+
+
+def names(sample: Sample, prediction: Prediction) -> list[str]:
+    """What every object of a prediction is called: its class, or the phrase where no classes were asked for."""
+    count = len(prediction.boxes) or len(prediction.masks or ())
+    numbers = prediction.labels.tolist() if len(prediction.labels) == count else [-1] * count
+    return [sample.classes[n] if 0 <= n < len(sample.classes) else sample.text for n in numbers]
 
 
 def slot_maps(
@@ -167,5 +175,8 @@ def _scale(height: int, low: float, high: float) -> Picture:
     return bar
 
 
-def _labels(prediction: Prediction, count: int) -> list[int]:
-    return prediction.labels.tolist() if len(prediction.labels) == count else [-1] * count
+def _has_extent(prediction: Prediction, which: int) -> bool:
+    if prediction.masks:
+        return bool(rle.area([prediction.masks[which]])[0] > 0)
+    x0, y0, x1, y1 = prediction.boxes[which].tolist()
+    return x1 > x0 and y1 > y0

@@ -146,12 +146,8 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, colour: palette.Colour, stroke:
     x1, y1 = np.ceil(np.minimum(around[2:], [width, height])).astype(int)
     fine = 2 if max(height, width) <= 1024 else 1  # drawn twice as large and averaged: smooth edges where they show
     source = np.array([x0, y0, x1, y1]) / ratio
-    soft = np.asarray(
-        Pillow.fromarray(mask.astype(np.uint8) * 255).resize(
-            ((x1 - x0) * fine, (y1 - y0) * fine), Pillow.Resampling.BILINEAR, box=tuple(source)
-        )
-    )
-    inside = soft >= min(128, max(1, int(soft.max())))  # a mask thinner than a pixel keeps its brightest ones
+    soft = _enlarged(mask, tuple(source), ((x1 - x0) * fine, (y1 - y0) * fine))
+    inside = soft >= min(0.5, float(soft.max()))  # a mask thinner than a pixel keeps its brightest ones
     depth = _signed_distance(inside) / fine
     fill = np.clip(depth * fine + 0.5, 0, 1) * _FILL
     line = np.clip(stroke / 2 + 0.5 - np.abs(depth - stroke / 2), 0, 1)
@@ -160,6 +156,17 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, colour: palette.Colour, stroke:
     part = canvas[y0:y1, x0:x1]
     for alpha, tint in ((fill, colour), (rim, (0, 0, 0)), (line, colour)):
         part += alpha * (np.array(tint, dtype=np.float32) - part)
+
+
+def _enlarged(mask: np.ndarray, source: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
+    """A part of a mask at another size, [height, width] in [0, 1]; enlarged ones get round corners, not stairs."""
+    growth = size[0] / max(source[2] - source[0], 1e-6)
+    way = Pillow.Resampling.NEAREST if growth > 1 else Pillow.Resampling.BOX
+    part = Pillow.fromarray(mask.astype(np.uint8) * 255).resize(size, way, box=source)
+    soft = np.asarray(part, dtype=np.float32) / 255
+    # 0.45 pixels of the mask: the widest blur that leaves a single pixel above one half.
+    rounded: np.ndarray = ndimage.gaussian_filter(soft, 0.45 * growth, mode="nearest") if growth > 1 else soft
+    return rounded
 
 
 def _signed_distance(inside: np.ndarray) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""Use a model on pictures: ``Predictor`` in Python, ``predict_files`` for the command line.
+
+    prediction = Predictor("quickstart/merged")("photo.jpg", task="res", text="the red ball")
+
+What goes in is a file or pixels, what comes out is pixels of that picture; bins and tokens stay inside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from PIL import ImageOps
+from tqdm.auto import tqdm
+
+from ufo_tune import show
+from ufo_tune.config import DecodeSection
+from ufo_tune.core.images import image_size
+from ufo_tune.core.types import Image, Prediction, Sample
+from ufo_tune.engine.answering import Answering, grouped
+from ufo_tune.engine.load import load
+from ufo_tune.engine.predictions import to_row
+from ufo_tune.engine.sources import Asked, ask
+from ufo_tune.errors import ConfigError, DataError
+
+DECODE = DecodeSection(max_new_tokens=128, batch_size=4)
+"""Room for a caption; answers with boxes and masks end long before."""
+_SMALL, _LARGE = 512, 1600
+"""Overlays of smaller pictures are enlarged, those of larger ones shrunk, to this long side in pixels."""
+
+
+class Predictor:
+    """A loaded model that answers questions about pictures.
+
+    Args:
+        path: a run, merged model or prepared base; or a model that is loaded already (it stays on its device).
+        decode: limits of generation.
+    Raises:
+        ModelError: no such model, or a damaged one.
+    """
+
+    def __init__(self, path: str | Path | torch.nn.Module, *, decode: DecodeSection = DECODE) -> None:
+        if isinstance(path, torch.nn.Module):
+            self.model: Any = path.eval()
+        else:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.model = load(path).to(device).eval()
+        self.decode = decode
+
+    def __call__(
+        self,
+        image: str | Path | np.ndarray | Any,
+        task: str,
+        *,
+        text: str = "",
+        classes: Sequence[str] = (),
+        template: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> Prediction:
+        """The answer to one question about one picture.
+
+        Args:
+            image: a file, RGB pixels [H, W, 3] uint8, or a ``PIL.Image.Image``.
+            task: rec, res, detection, instance_segmentation, vqa, ...
+            text: the phrase or question.
+            classes: names to look for (grid tasks).
+            template: wording; the one the model was trained with, or the task's own, where it is not given.
+            options: keyword options of the task (``rows`` and ``cols`` of the grid, ...).
+        Returns:
+            Boxes and masks in pixels of the picture, upright as a viewer shows it.
+        Raises:
+            ConfigError: unknown task, template or option.
+            DataError: the picture cannot be read, or the question is empty.
+        """
+        sample = to_sample(image, task, text, classes)
+        asked = self.asked(task, template, options)
+        ((_, prediction),) = self.answering(asked).predictions([sample], [(0,)])
+        return prediction
+
+    def asked(self, task: str, template: str | None = None, options: dict[str, Any] | None = None) -> Asked:
+        """The task in the words that the model was trained with, unless ``template`` says otherwise.
+
+        Raises:
+            ConfigError: unknown task, template or option.
+        """
+        trained = getattr(self.model, "templates", {})
+        return ask(task, template or trained.get(task, ""), options or {})
+
+    def answering(self, asked: Asked) -> Answering:
+        """The model, ready for one task."""
+        return Answering(self.model, asked, self.decode)
+
+
+def to_sample(image: str | Path | np.ndarray | Any, task: str, text: str = "", classes: Sequence[str] = ()) -> Sample:
+    """A question about a picture, without truth.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    pixels = _pixels(image)
+    source = str(pixels) if isinstance(pixels, Path) else "image"
+    return Sample(pixels, image_size(pixels), task, text.strip(), tuple(classes), source=source)
+
+
+def predict_files(
+    path: str | Path,
+    images: Sequence[Path],
+    task: str,
+    *,
+    text: str = "",
+    classes: Sequence[str] = (),
+    out: Path,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Ask the same question about files; write ``<name>.json`` and ``<name>.overlay.png`` for each as it is answered.
+
+    Args:
+        path: a run, merged model or prepared base.
+        images: files of any size and mode.
+        task: rec, res, detection, instance_segmentation, vqa, ...
+        text: the phrase or question.
+        classes: names to look for (grid tasks).
+        out: folder, made where it is not there.
+        progress: show a bar.
+    Returns:
+        What was written as JSON, one for each image: ``boxes`` xyxy in pixels, ``masks`` as COCO run lengths with
+        ``counts`` as text, ``scores``, ``labels`` as names, ``answer`` in words, and the ``overlay``'s path.
+    Raises:
+        ConfigError: no images, unknown task.
+        DataError: a picture cannot be read (known of most before the model is loaded), or the question is empty.
+        ModelError: no such model, or a damaged one.
+    """
+    if not images:
+        raise ConfigError("predict: no images (got none); give one file at least")
+    samples = [to_sample(file, task, text, classes) for file in images]
+    predictor = Predictor(path)
+    answers = predictor.answering(predictor.asked(task)).predictions(samples, grouped(samples))
+    out.mkdir(parents=True, exist_ok=True)
+    names = _names(images)
+    rows = []
+    bar = tqdm(answers, total=len(samples), desc="predict", unit="image", disable=not progress)
+    for name, (sample, prediction) in zip(names, bar, strict=True):
+        overlay = out / f"{name}.overlay.png"
+        side = min(max(_SMALL, *sample.size), _LARGE)
+        show.draw_prediction(sample, prediction, scale_to=side).save(overlay)
+        row = to_json(sample, prediction) | {"overlay": str(overlay)}
+        (out / f"{name}.json").write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rows.append(row)
+    return rows
+
+
+def to_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:
+    """A prediction for people and other programs: names instead of class numbers, everything in pixels."""
+    row = to_row(sample, prediction)
+    return {
+        "image": row.pop("source"),
+        "size": list(sample.size),
+        "task": sample.task,
+        "text": sample.text,
+        "classes": list(sample.classes),
+        "answer": row.pop("text"),
+        **row,
+        "labels": show.names(sample, prediction),
+    }
+
+
+def _pixels(image: str | Path | np.ndarray | Any) -> Image:
+    """A path or RGB pixels [H, W, 3] uint8."""
+    if isinstance(image, str | Path):
+        return Path(image)
+    if not isinstance(image, Pillow.Image):
+        return np.asarray(image)
+    if image.mode[0] in "IF":
+        raise DataError(f"image: has more than 8 bits (got mode {image.mode}); give its path, or convert it")
+    upright = ImageOps.exif_transpose(image).convert("RGBA")
+    opaque = Pillow.new("RGBA", upright.size, "white")  # as files with transparency are read
+    return np.array(Pillow.alpha_composite(opaque, upright).convert("RGB"))  # [H, W, 3]
+
+
+def _names(images: Sequence[Path]) -> list[str]:
+    """A file name for each image; those that share one are numbered."""
+    names: list[str] = []
+    for image in images:
+        stem = Path(image).stem
+        number = 1
+        while (name := stem if number == 1 else f"{stem}-{number}") in names:
+            number += 1
+        names.append(name)
+    return names
