@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ufo_tune import templates
+from ufo_tune import resources, templates
+from ufo_tune.config import read_yaml
 from ufo_tune.errors import ConfigError
 
 TEMPLATE = """
@@ -64,3 +65,33 @@ def test_template_without_answers(write):
     template = templates.load(write(TEMPLATE.replace('answers: ["It is {box}.", "{box}"]', "")))
     with pytest.raises(ConfigError, match="has no answers"):
         template.answer(None, box="b")
+
+
+def test_asks(write):
+    template = templates.load(write(TEMPLATE))
+    assert template.asks("phrase") and not template.asks("range") and not template.asks("box")
+
+
+SHIPPED = resources.names("data_templates")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_wordings(name):
+    """No wording twice, every one asks for the same fields, and only perception puts the image last."""
+    template = templates.load(name)
+    assert len(set(template.questions)) == len(template.questions)
+    fields = {frozenset(f for f in templates.QUESTION_FIELDS if f"{{{f}}}" in q) for q in template.questions}
+    fields.add(frozenset(f for f in templates.QUESTION_FIELDS if f"{{{f}}}" in template.eval_question))
+    assert len(fields) == 1
+    assert template.eval_question in template.questions, "evaluation asks what training has seen"
+    assert template.description and template.source
+    first = template.task == "vqa" or name.startswith("scenes_")
+    assert (template.image_position == "before") == first
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n.startswith("scenes_")])
+def test_the_tiny_base_knows_the_words(name):
+    known = set(read_yaml(resources.locate("recipes", "tiny_base"))["model"]["options"]["words"])
+    template = templates.load(name)
+    for question in (*template.questions, template.eval_question):
+        assert {w for w in question.split() if not w.startswith("{")} <= known

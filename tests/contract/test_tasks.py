@@ -1,0 +1,216 @@
+"""What every task promises, for each file of ufo_tune/tasks: truth goes into words and comes back."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.spoken import CELLS, CODECS, GRID, SIZE, codec_name, encode, sample_of, spoken, words
+from ufo_tune import plugins, templates
+from ufo_tune.core import answers, masks
+from ufo_tune.core.boxes import iou
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.types import Targets
+from ufo_tune.errors import DataError, UfoTuneError
+
+NAMES = plugins.names("tasks")
+PHRASE = ("rec", "res")
+GARBAGE = (
+    "", " ", "the cup", "cup", "cup,", ",", "<box>", "</box><box>", "cup,<box></box>", "cup,<box>1,2,3</box>",
+    "cup,<box>1,2,3,4,5</box>", "cup,<box>a,b,c,d</box>", "cup,<box>1,2,3,99999</box>", "cup,<box>1,2,3,4",
+    "cup,<box>-1,2,3,4</box>", "cup,<MASK>", "dog,<box>1,2,3,4</box>", "<MASK>" * 5, "1e9" * 50, "\u00e9\n\0,<box>",
+)  # fmt: skip
+
+
+@pytest.fixture(params=CODECS, ids=codec_name)
+def codec(request):
+    return request.param
+
+
+@pytest.fixture(params=NAMES)
+def task(request):
+    return plugins.find("tasks", request.param)
+
+
+def name_of(task) -> str:
+    return task.__name__.rpartition(".")[2]
+
+
+def test_there_are_tasks():
+    assert {"rec", "res", "detection", "instance_segmentation", "vqa"} <= set(NAMES)
+
+
+def test_signatures(task):
+    """Fixed arguments first, options by keyword only, each with a default: a recipe may leave them out."""
+    for function, fixed in (("encode", 4), ("decode", 3)):
+        parameters = list(inspect.signature(getattr(task, function)).parameters.values())
+        assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[fixed:])
+    assert templates.load(task.TEMPLATE).task == name_of(task)
+
+
+def test_round_trip(task, codec):
+    """decode(encode(truth), spoken perfectly) is the truth within one bin and one cell."""
+    name = name_of(task)
+    sample = sample_of(name)
+    generation = spoken(encode(task, sample, codec), codec)
+    found = task.decode(generation, sample, codec)
+    assert found.invalid == 0
+    if name == "vqa":
+        assert found.text == "two cats"
+        return
+    truth = sample.targets
+    best = [int(i) for i in iou(truth.boxes, found.boxes).argmax(1)]  # the prediction of each object
+    assert len(set(best)) == len(truth.boxes)
+    # A mask is given in sub-cells, so its edge may be half of one off; a box in bins.
+    step = max(SIZE) / (codec.num_bins if found.masks is None else CELLS[1] * codec.slot_side)
+    assert float((found.boxes[best] - truth.boxes).abs().max()) <= step
+    if found.masks is not None:
+        overlap = masks.iou(found.masks, truth.masks)
+        assert all(float(overlap[b, i]) > 0.75 for i, b in enumerate(best))
+        if codec.slot_side == 4:  # the rectangles lie on whole sub-cells
+            assert all(float(overlap[b, i]) == 1 for i, b in enumerate(best))
+    if name in GRID:
+        assert torch.equal(found.labels[best], truth.labels)
+        assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+
+
+def test_encode_is_deterministic(task, codec):
+    sample = sample_of(name_of(task))
+    first, again = encode(task, sample, codec, 5), encode(task, sample, codec, 5)
+    assert [t.question for t in first.turns] == [t.question for t in again.turns]
+    for a, b in zip(first.turns[-1].answers, again.turns[-1].answers, strict=True):
+        assert (a.text, a.point, a.question, len(a.slots)) == (b.text, b.point, b.question, len(b.slots))
+        assert all(np.array_equal(x.target, y.target) for x, y in zip(a.slots, b.slots, strict=True))
+
+
+def test_slots_are_spelled(task, codec):
+    """The text of an answer holds exactly the tokens of its slots; the layout relies on it."""
+    for answer in encode(task, sample_of(name_of(task)), codec).turns[-1].answers:
+        assert (answer.text or "").count(codec.mask_token) == len(answer.slots) * codec.slot_tokens
+        assert all(slot.target.shape == SIZE and slot.target.dtype == bool for slot in answer.slots)
+
+
+def test_inference_needs_no_targets_and_leaves_answers_open(task, codec):
+    sample = sample_of(name_of(task))
+    blind = encode(task, sample.with_(targets=None), codec, None)
+    seeing = encode(task, sample, codec, None)
+    assert blind == seeing
+    assert all(a.text is None and not a.slots for a in blind.turns[-1].answers)
+
+
+def test_training_without_targets_is_refused(task, codec):
+    with pytest.raises(DataError, match="#0: .*targets"):
+        encode(task, sample_of(name_of(task)).with_(targets=None), codec)
+
+
+def test_answers_are_what_the_grammar_gives(task, codec):
+    if not hasattr(task, "grammar"):
+        return
+    sample, template = sample_of(name_of(task)), templates.load(task.TEMPLATE)
+    for seed in range(8):
+        dialogue = encode(task, sample, codec, seed)
+        for grammar in (task.grammar(sample, codec), task.grammar(sample, codec, template)):
+            for answer in dialogue.turns[-1].answers if grammar is not None else ():
+                assert answers.matches(grammar, answer.text, codec), answer.text
+
+
+def test_malformed_text_never_raises(task, codec):
+    grid = name_of(task) in GRID
+    sample = sample_of(name_of(task))
+    for texts in [list(GARBAGE)] if grid else [[t] for t in GARBAGE]:
+        found = task.decode(words(texts, codec, grid), sample, codec)
+        assert found.invalid <= len(texts)
+        assert bool(torch.isfinite(found.boxes).all()) and bool(torch.isfinite(found.scores).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "invalid"),
+    [
+        ("rec", "no box here", 1),
+        ("rec", "<box>1,2,3</box>", 1),
+        ("rec", "It is <box> 1, 2,30 ,40 </box>.", 0),
+        ("res", "It is <MASK><MASK><MASK>.", 1),
+        ("res", "no mask", 1),
+        ("res", "<MASK><MASK><MASK><MASK><MASK>", 0),
+        ("detection", "background", 0),
+        ("detection", "", 1),
+        ("detection", " CUP ,<box>1,2,30,40</box>", 0),
+        ("detection", "cap,<box>1,2,30,40</box>", 1),
+        ("detection", "cup,<MASK><MASK><MASK><MASK>", 1),
+        ("instance_segmentation", "background", 0),
+        ("instance_segmentation", "dining Table,<MASK><MASK><MASK><MASK>", 0),
+        ("instance_segmentation", "cup,<MASK><MASK><MASK>", 1),
+        ("instance_segmentation", "cup,<MASK><MASK><MASK><MASK><MASK>", 1),
+        ("instance_segmentation", "cup,<box>1,2,30,40</box>", 1),
+    ],
+)
+def test_what_is_invalid(name, text, invalid):
+    codec = Codec(num_bins=100, slot_side=2)
+    sample = sample_of(name)
+    found = plugins.find("tasks", name).decode(words([text], codec, name in GRID), sample, codec)
+    assert found.invalid == invalid
+    if invalid and name in PHRASE:
+        assert found.boxes.tolist() == [[0, 0, 0, 0]]
+        assert found.masks is None or masks.area(found.masks).tolist() == [0]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GRID])
+def test_packing_puts_the_question_into_the_answer(name, codec):
+    task, sample = plugins.find("tasks", name), sample_of(name)
+    for seed in (0, None):
+        before = encode(task, sample, codec, seed, "scenes_" + name)
+        assert before.image_position == "before" and before.turns[0].question == ""
+        assert "the left cup" in before.turns[0].answers[0].question
+    if name in PHRASE:
+        after = encode(task, sample, codec)
+        assert after.image_position == "after" and after.turns[0].answers[0].question is None
+        assert after.phrase == "the left cup" and after.phrase in after.turns[0].question
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GRID])
+@pytest.mark.parametrize(("text", "says"), [("", "is empty"), (" \n", "is empty"), ("a <MASK> b", "token <MASK>")])
+def test_text_that_cannot_be_asked(name, codec, text, says):
+    for seed in (0, None):
+        with pytest.raises(DataError, match=f"^made/{name}#0: the (phrase|question) .*{says}"):
+            encode(plugins.find("tasks", name), sample_of(name).with_(text=text), codec, seed)
+
+
+def test_caption_needs_no_question(codec):
+    sample = sample_of("vqa").with_(text="")
+    dialogue = encode(plugins.find("tasks", "vqa"), sample, codec, None, "caption")
+    assert dialogue.turns[0].answers[0].question == templates.load("caption").eval_question
+    with pytest.raises(DataError, match="the answer is empty"):
+        encode(plugins.find("tasks", "vqa"), sample.with_(targets=Targets()), codec, 0, "caption")
+
+
+@pytest.mark.parametrize("name", ["rec", "detection"])
+@pytest.mark.parametrize(
+    "box", [[-20.0, 0, 10, 10], [10, 10, 70, 20], [30, 10, 20, 20], [float("nan"), 0, 1, 1], [0, 0, 5, float("inf")]]
+)
+def test_box_outside_the_image(name, codec, box):
+    sample = sample_of(name)
+    boxes = sample.targets.boxes.clone()
+    boxes[-1] = torch.tensor(box)
+    with pytest.raises(DataError, match=rf"box {len(boxes) - 1} does not lie in the image of 64 x 48 pixels \(got \["):
+        encode(plugins.find("tasks", name), sample.with_(targets=replace(sample.targets, boxes=boxes)), codec)
+
+
+@pytest.mark.parametrize("name", ["res", "instance_segmentation"])
+def test_masks_that_do_not_fit(name, codec):
+    task, sample = plugins.find("tasks", name), sample_of(name)
+    with pytest.raises(DataError, match="has no masks"):
+        encode(task, sample.with_(targets=replace(sample.targets, masks=None)), codec)
+    with pytest.raises(DataError, match=r"mask 0 is \(48, 64\) but the image is \(64, 48\)"):
+        encode(task, sample.with_(size=(64, 48)), codec)
+
+
+@pytest.mark.parametrize("name", PHRASE)
+def test_phrase_names_one_object(name, codec):
+    for count in (0, 2):
+        truth = sample_of("detection", count).targets
+        with pytest.raises(UfoTuneError, match=rf"one object \(got {count} targets\)"):
+            encode(plugins.find("tasks", name), sample_of(name).with_(targets=truth), codec)

@@ -1,0 +1,114 @@
+"""Samples with known truth, and the generation of a model that answers exactly as asked; no model involved."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from ufo_tune import templates
+from ufo_tune.core import answers, masks
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.types import Dialogue, Generation, Sample, Targets, View
+
+GRID = ("detection", "instance_segmentation")
+CLASSES = ("Cup", "dining table", "cat")
+SIZE = (48, 64)
+CELLS = (6, 8)
+SLOT = 7
+"""Id of the slot token in made generations."""
+CODECS = [Codec(num_bins=256, slot_side=2, box_format=f) for f in ("xyxy", "cxcywh", "cxcywh_local")]
+CODECS.append(Codec(num_bins=100, slot_side=4, negative="end"))
+
+
+def codec_name(codec: Codec) -> str:
+    return f"{codec.box_format}-{codec.slot_side}-{codec.negative}"
+
+
+def shapes(count: int) -> np.ndarray:
+    """[count, H, W] rectangles on whole cells that do not touch; at most 6."""
+    found = np.zeros((count, *SIZE), dtype=bool)
+    for i in range(count):
+        y, x = 4 + 24 * (i // 3), 4 + 20 * (i % 3)
+        found[i, y : y + 12 + 4 * (i % 2), x : x + 12] = True
+    return found
+
+
+def sample_of(name: str, count: int = 3) -> Sample:
+    """A sample with ``count`` objects (one where the task is about one)."""
+    single = name not in GRID
+    rles = masks.encode_many(shapes(1 if single else count))
+    labels = torch.tensor([0] if single else [i % len(CLASSES) for i in range(count)], dtype=torch.long)
+    targets = Targets(masks.boxes_of(rles), rles, labels, text="two cats" if name == "vqa" else "")
+    return Sample(
+        image=np.zeros((*SIZE, 3), np.uint8),
+        size=SIZE,
+        task=name,
+        text="" if name in GRID else "the left cup",
+        classes=CLASSES if name in GRID else (),
+        targets=targets,
+        source=f"made/{name}#0",
+        image_id="made#0",
+    )
+
+
+def encode(
+    task: ModuleType, sample: Sample, codec: Codec, seed: int | None = 0, template: str = "", **options
+) -> Dialogue:
+    rng = None if seed is None else np.random.default_rng(seed)
+    return task.encode(sample, templates.load(template or task.TEMPLATE), codec, rng, **options)
+
+
+def spoken(dialogue: Dialogue, codec: Codec, sure: float = 0.9) -> Generation:
+    """The generation of a model that answers exactly as the dialogue was written.
+
+    Features are one-hot, one dimension a cell, so a slot token's embedding holds that cell's logit of its sub-pixel.
+    """
+    said = dialogue.turns[-1].answers
+    h, w = CELLS
+    side = codec.slot_side
+    width = h * w
+    cut = [answers.pieces(a.text or "", codec) for a in said]
+    length = max((len(c) for c in cut), default=0)
+    ids = torch.full((len(said), length), -1)
+    hidden = torch.zeros(len(said), length, width)
+    for n, (pieces, answer) in enumerate(zip(cut, said, strict=True)):
+        ids[n, : len(pieces)] = torch.tensor([SLOT if p == codec.mask_token else 9 for p in pieces]).long()
+        at = [i for i, p in enumerate(pieces) if p == codec.mask_token]
+        for number, slot in enumerate(answer.slots):
+            rows = (np.arange(h * side) + 0.5) * SIZE[0] / (h * side)
+            cols = (np.arange(w * side) + 0.5) * SIZE[1] / (w * side)
+            small = slot.target[rows.astype(int)][:, cols.astype(int)]  # [h * side, w * side] nearest pixel
+            for k in range(side**2):  # sub-row k // side, sub-column k % side of every cell
+                logit = np.where(small[k // side :: side, k % side :: side], 12.0, -12.0)
+                hidden[n, at[number * side**2 + k]] = torch.from_numpy(logit).flatten() * math.sqrt(width)
+    return Generation(
+        texts=tuple(a.text or "" for a in said),
+        ids=ids,
+        scores=torch.full((len(said), length), sure),
+        hidden=hidden,
+        image_features=torch.eye(width).reshape(h, w, width),
+        views=(View((0.0, 0.0, float(SIZE[1]), float(SIZE[0])), CELLS),),
+        points=tuple(a.point for a in said),
+        slot_id=SLOT,
+    )
+
+
+def words(texts: list[str], codec: Codec, points: bool) -> Generation:
+    """Any texts as a generation; its slot tokens are those in the text."""
+    cut = [answers.pieces(t, codec) for t in texts]
+    length = max(len(c) for c in cut)
+    ids = torch.tensor([[SLOT if p == codec.mask_token else 9 for p in c] + [-1] * (length - len(c)) for c in cut])
+    n, (h, w) = len(texts), CELLS
+    return Generation(
+        texts=tuple(texts),
+        ids=ids.reshape(n, length).long(),
+        scores=torch.full((n, length), 0.5),
+        hidden=torch.zeros(n, length, 4),
+        image_features=torch.zeros(h, w, 4),
+        views=(View((0.0, 0.0, float(SIZE[1]), float(SIZE[0])), CELLS),),
+        points=tuple((0.5, 0.5) if points else None for _ in texts),
+        slot_id=SLOT,
+    )
