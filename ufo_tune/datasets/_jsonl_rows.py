@@ -142,7 +142,7 @@ def _images(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
 def _question(data: Mapping[str, Any], where: str) -> tuple[str, str]:
     """Question and answer, from their own keys or from one turn of ``messages``; empty where there are none."""
     if "question" not in data and "answer" not in data:
-        if "messages" not in data or data.get("objects"):  # with objects the templates say the words
+        if "messages" not in data or data.get("objects") or "classes" in data:  # there templates say the words
             return "", ""
         said = data["messages"] if isinstance(data["messages"], list) else []
         turns = [m for m in said if isinstance(m, dict) and m.get("role") != "system"]
