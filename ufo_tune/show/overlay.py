@@ -164,8 +164,8 @@ def _enlarged(mask: np.ndarray, source: tuple[float, ...], size: tuple[int, int]
     way = Pillow.Resampling.NEAREST if growth > 1 else Pillow.Resampling.BOX
     part = Pillow.fromarray(mask.astype(np.uint8) * 255).resize(size, way, box=source)
     soft = np.asarray(part, dtype=np.float32) / 255
-    # 0.45 pixels of the mask: the widest blur that leaves a single pixel above one half.
-    rounded: np.ndarray = ndimage.gaussian_filter(soft, 0.45 * growth, mode="nearest") if growth > 1 else soft
+    # 0.7 pixels of the mask: about the widest blur that leaves a line of one pixel above one half.
+    rounded: np.ndarray = ndimage.gaussian_filter(soft, 0.7 * growth, mode="nearest") if growth > 1 else soft
     return rounded
 
 
