@@ -222,13 +222,13 @@ def _add_lists(commands: _Commands) -> None:
     group = _group(commands, "data", "list datasets; check and look at your own")
     _json(_command(group, "ls", "lists:datasets", "list the datasets and the tasks they serve"))
     sub = _command(group, "validate", "data:validate", "check your JSONL line by line", "data validate my.jsonl")
-    sub.add_argument("file", metavar="FILE", type=Path, help="JSONL of your own data")
+    _jsonl(sub)
     sub = _command(
         group, "show", "data:show", "draw samples with their truth", "data show my.jsonl --out seen --limit 8"
     )
-    sub.add_argument("file", metavar="FILE", type=Path, help="JSONL of your own data")
+    _jsonl(sub)
     sub.add_argument("--out", type=Path, default=Path("shown"), help="folder for the pictures (%(default)s)")
-    sub.add_argument("--limit", type=int, default=16, help="pictures at most (%(default)s)")
+    sub.add_argument("--limit", type=int, default=16, help="samples of each task at most (%(default)s)")
 
     _json(_command(commands, "env", "lists:env", "print versions and devices, for a bug report"))
 
@@ -240,6 +240,12 @@ def _group(commands: _Commands, name: str, help: str) -> _Commands:
 
 def _recipe(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", metavar="RECIPE", help="a name that `ufo-tune recipes ls` prints, or a YAML file")
+
+
+def _jsonl(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", metavar="FILE", type=Path, help="JSONL of your own data")
+    sub.add_argument("--classes", default="", help="class names by comma, for rows that have none of their own")
+    sub.add_argument("--image-root", default="", help="folder of the images (the JSONL's own)")
 
 
 def _json(sub: argparse.ArgumentParser) -> None:

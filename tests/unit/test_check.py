@@ -40,3 +40,9 @@ def test_memory_line_counts_parameters_without_weights():
     total = sum(p.numel() for p in model.vlm.hf.parameters()) - added
     assert f"{total / 1e3:.3g} k parameters" in line
     assert f"weights {4 * total / 2**20:.3g} MiB" in line
+
+
+def test_the_codec_of_a_prepared_base_goes_before_the_recipes(tmp_path):
+    load.base("tiny:llava", "llava", {"num_bins": 50}, {}).save(tmp_path)
+    assert check._codec(ModelSection(base=str(tmp_path), codec={"num_bins": 70})).num_bins == 50
+    assert check._codec(ModelSection(base="tiny:llava", codec={"num_bins": 70})).num_bins == 70

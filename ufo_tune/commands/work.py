@@ -40,7 +40,7 @@ def train(args: Namespace) -> None:
     out = args.out or Path("runs") / Path(args.recipe).stem
     run = train(recipe, out, resume=args.resume, progress=not args.quiet)
     if os.environ.get("RANK", "0") == "0":
-        print(f"run: {run}\nnext: ufo-tune merge {run} --out {run}-merged")
+        print(f"last checkpoint: {run}\nnext: ufo-tune merge {out} --out {out}-merged")
 
 
 def merge(args: Namespace) -> None:

@@ -28,6 +28,7 @@ from ufo_tune.engine.sources import Asked, ask, open_dataset
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.models import tiny
 from ufo_tune.models.base import VLM
+from ufo_tune.models.ufo import CONFIG_NAME, read_settings
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -38,7 +39,7 @@ def check(recipe: Recipe) -> list[str]:
         DataError: a dataset that cannot be opened, or a bad first sample.
         ModelError: a codec field that does not exist.
     """
-    codec = Codec.from_dict({**Codec().to_dict(), **recipe.model.codec})
+    codec = _codec(recipe.model)
     lines = [f"model: {recipe.model.family} from {recipe.model.base}; {codec.num_bins} bins, {codec.slot_tokens} slots"]
     for name, options in recipe.objectives.items():
         plugins.check_options(f"objectives.{name}", plugins.find("objectives", name).Objective, options)
@@ -70,6 +71,14 @@ def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
         samples = open_dataset(protocol.dataset, protocol.root, split, protocol.task, protocol.options)
         lines += _first(where, asked, samples, codec, None)
     return [*lines, f"{where}: scored by {protocol.metric}"]
+
+
+def _codec(model: ModelSection) -> Codec:
+    """The base's own codec where it has one; the recipe's otherwise, as ``engine.load.base`` chooses."""
+    folder = EMBEDDED if model.base == "embedded" else Path(model.base)
+    if (folder / CONFIG_NAME).exists():
+        return Codec.from_dict(read_settings(folder)["codec"])
+    return Codec.from_dict({**Codec().to_dict(), **model.codec})
 
 
 def _first(where: str, asked: Asked, samples: Samples, codec: Codec, rng: np.random.Generator | None) -> list[str]:
