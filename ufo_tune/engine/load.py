@@ -68,7 +68,7 @@ def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any],
 def _build(path: str, settings: dict[str, Any], dtype: str) -> UfoModel:
     build = plugins.find("models", settings["family"]).build
     model: UfoModel = build(path, Codec.from_dict(settings["codec"]), **settings["options"], dtype=_dtype(dtype))
-    model.settings["templates"] = settings.get("templates", {})
+    model.adopt(settings)
     return model
 
 
@@ -86,7 +86,8 @@ def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str) -> UfoMode
     hf: Any = model.vlm.hf
     model.adapter = _checked(folder, lambda: PeftModel.from_pretrained(hf, str(folder)))
     checkpoint.restore(model, _checked(folder, lambda: load_file(folder / checkpoint.TRAINED)), folder)
-    model.settings |= {k: settings[k] for k in ("base", "base_options", "templates")}
+    model.settings |= {k: settings[k] for k in ("base", "base_options")}
+    model.adopt(settings)
     return model
 
 

@@ -29,7 +29,7 @@ from ufo_tune.models.shared_prefix import Heads, SharedPrefixCache, attending
 if TYPE_CHECKING:
     from ufo_tune.models.ufo import UfoModel
 
-_PASS_CPU, _PASS = 256, 2048  # tokens of one forward pass: enough to keep the device busy, small beside the cache
+_PASS_CPU, _PASS = 128, 2048  # tokens of one forward pass: enough to keep the device busy, small beside the cache
 _compilers: WeakKeyDictionary[VLMProcessor, Compiler] = WeakKeyDictionary()
 
 
@@ -55,7 +55,7 @@ class Begun:
     """A prefill: the split cache, the states, and where each lane goes on."""
 
     cache: SharedPrefixCache
-    states: Tensor  # [B, T, D]
+    images: Tensor  # [B, T, D] whose image tokens dense maps are retrieved from
     position: Tensor  # [A, R]
     hidden: Tensor  # [R, D]
 
@@ -102,7 +102,7 @@ def generate(
     automaton = compiler(model.processor).automaton(used).to(batch.ids.device)
     begun = prefill(model, batch)
     starts = automaton.starts.repeat_interleave(torch.tensor(counts, device=batch.ids.device))  # [R]
-    return _generations(model, batch, begun.states, write(model.vlm, begun, automaton, starts, decode))
+    return _generations(model, batch, begun.images, write(model.vlm, begun, automaton, starts, decode))
 
 
 def compiler(processor: VLMProcessor) -> Compiler:
@@ -125,7 +125,8 @@ def prefill(model: UfoModel, batch: Batch) -> Begun:
     cache = SharedPrefixCache(heads)
     embeds, is_image, local = model.embed(batch)
     states = model.decode(embeds, visible(batch.segment, is_image, batch.causal_image), batch, local, cache)
-    return Begun(cache, states, batch.positions[:, heads.row, before] + 1, states[heads.row, before])
+    images = model.retrieved(embeds, states)
+    return Begun(cache, images, batch.positions[:, heads.row, before] + 1, states[heads.row, before])
 
 
 def _heads(batch: Batch) -> tuple[Heads, Tensor]:
@@ -305,13 +306,13 @@ def _collected(ids: Tensor, scores: Tensor, states: list[tuple[Tensor, Tensor, T
     return Written(ids[:, :length], scores[:, :length], hidden)
 
 
-def _generations(model: UfoModel, batch: Batch, states: Tensor, written: Written) -> list[Generation]:
+def _generations(model: UfoModel, batch: Batch, images: Tensor, written: Written) -> list[Generation]:
     """One generation per sample: its lanes, cut to its own longest answer."""
     result: list[Generation] = []
     start = 0
     for row, counts in enumerate(batch.answer_counts):
         index = batch.image_index[row]
-        features = stitch(states[row, index[index >= 0]], batch.views[row])
+        features = stitch(images[row, index[index >= 0]], batch.views[row])
         first = 0  # answer number in the row
         for sample, count in zip(batch.samples[row], counts, strict=True):
             ids = written.ids[start : start + count]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class UfoModel(nn.Module):
         self.vlm = vlm
         self.processor = processor
         self.settings = settings
-        self.re_add_local = True  # only the ablation turns this off
+        self.re_add_local = True  # this and the next: only ablations change them; they travel with the weights
+        self.retrieve_from: Literal["output", "input"] = "output"  # of the language model: image features for masks
         self.adapter: Any = None  # the PEFT model that wraps ``vlm.hf``, where there is one
 
     @classmethod
@@ -109,6 +110,10 @@ class UfoModel(nn.Module):
         with local.added_to(self.vlm.layers):
             return self.vlm.decode(embeds, mask, batch.positions, cache)
 
+    def retrieved(self, embeds: Tensor, hidden: Tensor) -> Tensor:
+        """The states [B, T, D] whose image tokens dense maps are retrieved from."""
+        return hidden if self.retrieve_from == "output" else embeds
+
     def forward(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> ModelOutput:
         """One teacher-forced pass; ``extra`` edits the embeddings after ``<LOCAL>`` is filled."""
         embeds, is_image, local = self.embed(batch, extra)
@@ -116,7 +121,7 @@ class UfoModel(nn.Module):
         hidden = self.decode(embeds, mask, batch, local)
         return ModelOutput(
             hidden=hidden,
-            image_features=maps(hidden, batch.image_index, batch.views),
+            image_features=maps(self.retrieved(embeds, hidden), batch.image_index, batch.views),
             image_inputs=maps(embeds, batch.image_index, batch.views),
             logits=self.vlm.logits,
         )
@@ -127,6 +132,12 @@ class UfoModel(nn.Module):
         from ufo_tune.models.generate import generate
 
         return generate(self, batch, decode, grammars)
+
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Take over what a folder's ``ufo_config.json`` says about its training."""
+        self.settings["templates"] = settings.get("templates", {})
+        self.re_add_local = settings.get("re_add_local", True)
+        self.retrieve_from = settings.get("retrieve_from", "output")
 
     def save(self, path: Path) -> None:
         """Write a plain Hugging Face folder plus ``ufo_config.json``; the latter last, as the sign of completeness."""
@@ -141,6 +152,8 @@ class UfoModel(nn.Module):
             "schema": _SCHEMA,
             "ufo_tune": ufo_tune.__version__,
             **self.settings,
+            "re_add_local": self.re_add_local,
+            "retrieve_from": self.retrieve_from,
             "codec": self.codec.to_dict(),
         }
         (path / CONFIG_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -1,11 +1,9 @@
-"""Dice and focal loss of retrieved masks: slot embeddings times the image features *after* the language model.
+"""Dice and focal loss of retrieved masks: slot embeddings times the model's image features.
 
 Logits are raised to the targets' resolution before the losses (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2).
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +21,12 @@ class Objective(nn.Module):
     Args:
         dice_weight: of the dice term.
         focal_weight: of the focal term.
-        features: ``output`` takes image features after the language model, ``input`` before it (ablation).
     """
 
-    def __init__(
-        self, *, dice_weight: float = 1.0, focal_weight: float = 1.0, features: Literal["output", "input"] = "output"
-    ) -> None:
+    def __init__(self, *, dice_weight: float = 1.0, focal_weight: float = 1.0) -> None:
         super().__init__()
         self.dice_weight = dice_weight
         self.focal_weight = focal_weight
-        self.features = features
 
     def before(self, batch: Batch) -> list[EmbedTransform]:
         """None."""
@@ -45,7 +39,6 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
         """``{"dice": ..., "focal": ...}``, sums over the batch's mask slots."""
-        maps = output.image_features if self.features == "output" else output.image_inputs
         is_mask = [kind == "mask" for kind in batch.slot_kinds]
         if not any(is_mask):
             # Still part of the graph: a rank without masks must call backward through the same parameters.
@@ -59,7 +52,7 @@ class Objective(nn.Module):
                 continue
             queries = output.hidden[row, batch.slot_index[mine]]  # [M, S, D]
             targets = torch.stack([batch.slot_targets[m] for m in mine])  # [M, Hc, Wc]
-            logits = raise_to(mask_logits(queries, maps[row]), targets.shape[-2:])  # [M, Hc, Wc]
+            logits = raise_to(mask_logits(queries, output.image_features[row]), targets.shape[-2:])  # [M, Hc, Wc]
             _add(terms, "dice", dice(logits, targets), self.dice_weight)
             _add(terms, "focal", focal(logits, targets), self.focal_weight)
         return terms
