@@ -296,8 +296,8 @@ def test_the_prefix_is_held_once_and_lanes_hold_only_their_own(model):
         sizes, release = [], begun.cache.release
         begun.cache.release = lambda: (sizes.append(begun.cache.numel()), release())
         loop.write(model.vlm, begun, automaton, automaton.starts.expand(7), decode)
-    # 7 tokens, all fed but the last one, and the head; own keys grow four columns at a time
-    assert sizes == [(2 * int(prompts.max()) * token, 7 * 8 * token)]
+    # 7 tokens, all fed but the last one, and the head
+    assert sizes == [(2 * int(prompts.max()) * token, 7 * 7 * token)]
     assert begun.cache.numel() == (0, 0)
 
 

@@ -23,8 +23,8 @@ from transformers.masking_utils import sdpa_mask
 from ufo_tune.errors import ModelError
 
 NAME = "ufo_shared_prefix"
-_BLOCK = 4  # own keys grow by so many columns: little slack, few copies
-_SCORES = 1 << 22  # scores of one matmul: bounds what a step needs on top of the cache
+_SLACK = 16  # own keys grow by one part in so many: little slack, and long answers are not copied at every step
+_SCORES_CPU, _SCORES = 1 << 20, 1 << 25  # scores of one matmul: bounds what a step needs on top of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class SharedPrefixCache(Cache):
 def _grown(states: Tensor, width: int) -> Tensor:
     """[L, kv, t, d] with room for ``width`` columns."""
     lanes, heads, used, size = states.shape
-    grown = states.new_zeros(lanes, heads, -(-width // _BLOCK) * _BLOCK, size)
+    grown = states.new_zeros(lanes, heads, width + width // _SLACK, size)
     grown[:, :, :used] = states
     return grown
 
@@ -219,7 +219,8 @@ def _part(
     if place is not None:
         q = q.new_zeros(batch * length, groups, share, size).index_copy_(0, place, q)
     q = q.view(batch, length, groups, share, size).transpose(1, 2)  # [batch, kv, length, G, d]
-    rows = max(1, _SCORES // max(1, batch * groups * share * key.shape[2]))
+    most = _SCORES_CPU if q.device.type == "cpu" else _SCORES
+    rows = max(1, most // max(1, batch * groups * share * key.shape[2]))
     parts: list[Part] = []
     for start in range(0, length, rows):
         chunk = q[:, :, start : start + rows]
