@@ -1,0 +1,62 @@
+"""The measurements run at toy size: both sides of every ratio are there, and every variant reaches the table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # processes of their own, a minute or two
+
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
+
+
+def run(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_train_step(tmp_path):
+    out = tmp_path / "train_step.json"
+    shape = ("--width", 32, "--layers", 1, "--repeat", 1, "--train", "lora", "full")
+    printed = run("train_step.py", "--vocabularies", 2000, 3000, *shape, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(r["vocabulary"], r["train"]) for r in rows] == [
+        (v, t) for v in (2000, 3000) for t in ("lora", "full")
+    ]  # fmt: skip
+    for row in rows:
+        assert 0 < row["supervised"] < row["tokens"]
+        # The full side holds at least logits of all tokens that the other has not: float32, one row.
+        extra = (row["tokens"] - row["supervised"]) * row["vocabulary"] * 4
+        assert row["bytes"]["full"] > row["bytes"]["supervised"] + extra
+        assert f"{row['memory_ratio']:.2f}x" in printed
+
+
+def test_ablations(tmp_path):
+    options = "{image_size: 32, patch: 8, width: 32, heads: 2, integers: 100, words: [segment, detect, box, of]}"
+    out, doc = tmp_path / "a.json", tmp_path / "docs" / "a.md"
+    sizes = ("--steps", 2, "--batch", 1, "--samples", 1, "--seeds", 0, 1, "--jobs", 1)
+    command = ("--base", "tiny:llava", "--base-options", options, *sizes, "--work", tmp_path / "work")
+    run("ablations.py", *command, "--out", out, "--doc", doc)
+    found = json.loads(out.read_text())
+    variants = ["default", "one_slot_token", "causal_image", "local_at_input", "features_before"]
+    assert [(r["variant"], r["seed"]) for r in found["runs"]] == [(v, s) for v in variants for s in (0, 1)]
+    assert {(r["task"], r["metric"]) for r in found["rows"]} >= {("res", "boundary_IoU"), ("detection", "AP50")}
+    losses = {
+        v: [
+            {k: x for k, x in line.items() if "loss" in k}
+            for r in found["runs"]
+            if r["variant"] == v
+            for line in r["log"]
+        ]
+        for v in variants
+    }
+    for name in variants[1:]:  # each change reaches the model: the same data gives other losses
+        assert losses[name] != losses["default"], name
+    assert all(f"`{v}`" in doc.read_text() for v in variants)
+    # What is finished is not run again.
+    assert "[10/10]" in run("ablations.py", *command, "--out", out)
