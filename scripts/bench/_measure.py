@@ -11,19 +11,14 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
 
-def peak_bytes(profiler: profile) -> int:
-    """Highest sum of CPU allocations minus releases of a finished profile made with ``profile_memory``."""
+def peak_of(call: Callable[[], object]) -> int:
+    """Bytes that a call holds at most over what was there before it; only torch's own CPU tensors count."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
     recorded: Any = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     events = sorted((e for e in recorded if e.name() == "[memory]"), key=lambda e: e.start_ns())
     changes = np.array([e.nbytes() for e in events], dtype=np.int64)
     return int(changes.cumsum().max(initial=0))
-
-
-def peak_of(call: Callable[[], object]) -> int:
-    """Bytes that a call holds at most over what was there before it; only torch's own tensors count."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
-    return peak_bytes(profiler)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

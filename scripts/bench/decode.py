@@ -11,7 +11,6 @@ that both sides share (printed apart). Memory is what the profiler sees allocate
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
+from _measure import peak_of, write_json
 
 from ufo_tune.config import DecodeSection
 from ufo_tune.core import answers
@@ -108,17 +107,8 @@ class Case:
                 release()
 
             begun.cache.release = observed  # type: ignore[method-assign]
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-                write(self.built.vlm, begun, self.automaton, self.automaton.starts, self.decode)
-        return _peak(profiler), fed[0] * token, prefix
-
-
-def _peak(profiler: profile) -> int:
-    """Highest sum of allocations minus releases, in bytes."""
-    recorded: Any = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    events = [e for e in recorded if e.name() == "[memory]"]
-    changes = np.array([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())], dtype=np.int64)
-    return int(changes.cumsum().max(initial=0))
+            peak = peak_of(lambda: write(self.built.vlm, begun, self.automaton, self.automaton.starts, self.decode))
+        return peak, fed[0] * token, prefix
 
 
 def ratio(name: str, slow: Case, fast: Case, repeat: int, goal: float) -> dict[str, Any]:
@@ -192,8 +182,7 @@ def main() -> None:
     weights = sum(p.numel() for p in built.vlm.text_model.parameters())
     print(f"decoder of {weights / 1e6:.1f} M weights, one thread, torch {torch.__version__}\n")
     result = {"decoder_weights": weights, "threads": 1, "rows": measure(built, options.lanes, options.repeat)}
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":
