@@ -59,7 +59,7 @@ class Answering:
         batch = self.collator.rows(rows, None)
         if batch is None:
             raise EvalError(f"{flat[0].source}: the collator dropped all of {len(rows)} rows; raise its max_length")
-        grammars = [task.grammar(s, codec) if hasattr(task, "grammar") else None for s in flat]
+        grammars = [task.grammar(s, codec, self.asked.template) if hasattr(task, "grammar") else None for s in flat]
         answers = self.model.predict(batch.to(self.model.device), self.decode, grammars)
         if len(answers) != len(flat):
             raise EvalError(f"{flat[0].source}: {len(answers)} answers for {len(flat)} samples; mend model.predict")

@@ -28,8 +28,8 @@ from ufo_tune.engine.predictions import to_row
 from ufo_tune.engine.sources import Asked, ask
 from ufo_tune.errors import ConfigError, DataError
 
-DECODE = DecodeSection(max_new_tokens=128, batch_size=4)
-"""Room for a caption; answers with boxes and masks end long before."""
+DECODE = DecodeSection(max_new_tokens=128, constrained=True, batch_size=4)
+"""Room for a caption; answers with boxes and masks end long before, and can always be read."""
 _SMALL, _LARGE = 512, 1600
 """Overlays of smaller pictures are enlarged, those of larger ones shrunk, to this long side in pixels."""
 
@@ -139,7 +139,10 @@ def predict_files(
         raise ConfigError("predict: no images (got none); give one file at least")
     samples = [to_sample(file, task, text, classes) for file in images]
     predictor = Predictor(path)
-    answers = predictor.answering(predictor.asked(task)).predictions(samples, grouped(samples))
+    asked = predictor.asked(task)
+    # All ask the same: a question that cannot be asked is refused here, before a bar or folder is there.
+    asked.task.encode(samples[0], asked.template, predictor.model.codec, None)
+    answers = predictor.answering(asked).predictions(samples, grouped(samples))
     out.mkdir(parents=True, exist_ok=True)
     names = _names(images)
     rows = []

@@ -1,0 +1,176 @@
+"""``ufo-tune predict`` on every kind of picture a user may have, and one clear line for what cannot be asked.
+
+The model is random; its answers are readable all the same, because predict writes only what the answer grammar allows.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny
+from ufo_tune import cli
+from ufo_tune.core import masks
+
+QUESTIONS = {
+    "rec": ["--text", "the red ball"],
+    "res": ["--text", "the red ball"],
+    "detection": ["--classes", "red,circle"],
+    "instance_segmentation": ["--classes", "red,circle"],
+    "vqa": ["--text", "what is it?"],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny.model("llava", folder).save(folder / "model")
+    return folder / "model"
+
+
+def _noise(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _sixteen_bit_colour(file: Path, width: int, height: int) -> None:
+    """A PNG of three 16-bit channels, written by hand because Pillow writes none."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    values = _noise(width, height).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def pictures(folder: Path) -> dict[Path, tuple[int, int]]:
+    """File -> (H, W) that a viewer shows."""
+    made: dict[Path, tuple[int, int]] = {}
+
+    def add(name: str, image: Image.Image, shown: tuple[int, int] | None = None, **options: object) -> None:
+        image.save(folder / name, **options)
+        made[folder / name] = shown or (image.height, image.width)
+
+    colour = Image.fromarray(_noise(50, 30))
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        add(f"{mode}.png", colour.convert(mode))
+    add("clear_palette.png", colour.convert("P"), transparency=0)
+    add("grey16.png", Image.fromarray(_noise(50, 30)[..., 0].astype(np.uint16) * 257))
+    for mode in ("L", "RGB", "CMYK"):
+        add(f"{mode}.jpg", colour.convert(mode))
+    add("progressive.jpg", colour, progressive=True)
+    for orientation in range(1, 9):  # from 5 on the sides change places
+        exif = Image.Exif()
+        exif[274] = orientation
+        add(f"exif{orientation}.jpg", colour, (50, 30) if orientation > 4 else (30, 50), exif=exif)
+    for width, height in ((1, 1), (1, 300), (300, 1), (1100, 900)):
+        add(f"{width}x{height}.png", Image.fromarray(_noise(width, height)))
+    _sixteen_bit_colour(folder / "colour16.png", 50, 30)
+    made[folder / "colour16.png"] = (30, 50)
+    return made
+
+
+def test_every_kind_of_picture_gives_json_and_overlay(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, out = pictures(tmp_path), tmp_path / "out"
+    call = ["predict", str(checkpoint), *map(str, made), "--task", "rec", "--text", "the ball"]
+    assert cli.main([*call, "--out", str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == len(made)
+    for row, (file, (height, width)) in zip(rows, made.items(), strict=True):
+        assert row["image"] == str(file) and row["size"] == [height, width], file
+        ((x0, y0, x1, y1),) = row["boxes"]
+        assert 0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height, file
+        assert row["answer"].startswith("<box>") and row["answer"].endswith("</box>")
+        with Image.open(row["overlay"]) as overlay:
+            assert overlay.format == "PNG" and overlay.mode == "RGB"
+        (written,) = [p for p in out.glob("*.json") if json.loads(p.read_text("utf-8"))["image"] == str(file)]
+        assert json.loads(written.read_text("utf-8")) == row
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_random_weights_answer_every_task_readably(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    file = tmp_path / "wide.png"
+    Image.fromarray(_noise(90, 37)).save(file)
+    call = ["predict", str(checkpoint), str(file), "--task", task, *QUESTIONS[task], "--out", str(tmp_path / "out")]
+    assert cli.main([*call, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["invalid"] == 0
+    assert len(row["scores"]) == len(row["labels"]) == max(len(row["boxes"]), len(row.get("masks", ())))
+    for x0, y0, x1, y1 in row["boxes"]:
+        assert 0 <= x0 <= x1 <= 90 and 0 <= y0 <= y1 <= 37
+    for mask in row.get("masks", ()):
+        assert masks.decode({**mask, "counts": mask["counts"].encode()}).shape == (37, 90)
+
+
+def _file(folder: Path, name: str) -> Path:
+    """A picture that cannot be read, or can."""
+    file = folder / name
+    Image.fromarray(_noise(20, 10)).save(folder / "good.png")
+    whole = (folder / "good.png").read_bytes()
+    contents = {"text.png": b"no picture", "empty.png": b"", "cut.png": whole[: len(whole) // 2]}
+    if name in contents:
+        file.write_bytes(contents[name])
+    return file
+
+
+@pytest.mark.parametrize(
+    ("picture", "question", "parts"),
+    [
+        ("text.png", ["--task", "rec", "--text", "x"], ["text.png", "is not an image"]),
+        ("empty.png", ["--task", "rec", "--text", "x"], ["empty.png", "is not an image"]),
+        ("cut.png", ["--task", "rec", "--text", "x"], ["cut.png", "cannot read the image"]),
+        ("gone.png", ["--task", "rec", "--text", "x"], ["gone.png", "no such file"]),
+        ("good.png", ["--task", "rec"], ["good.png", "the phrase is empty"]),
+        ("good.png", ["--task", "res", "--text", "  "], ["good.png", "the phrase is empty"]),
+        ("good.png", ["--task", "vqa"], ["good.png", "the question is empty"]),
+        ("good.png", ["--task", "rec", "--text", "a <MASK>"], ["good.png", "<MASK>"]),
+        ("good.png", ["--task", "detektion", "--classes", "cup"], ["detektion", "did you mean 'detection'"]),
+        ("good.png", ["--task", "detection"], ["good.png", "no classes"]),
+        ("good.png", ["--task", "detection", "--classes", " , "], ["good.png", "no classes"]),
+        ("good.png", ["--task", "detection", "--classes", "cup,cup"], ["good.png", "listed twice", "'cup'"]),
+        ("good.png", ["--task", "detection", "--classes", "cup,background"], ["good.png", "'background'"]),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    picture: str,
+    question: list[str],
+    parts: list[str],
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["predict", str(checkpoint), str(_file(tmp_path, picture)), *question, "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    (line,) = [text for text in printed.err.splitlines() if text.startswith("error: ")]
+    assert all(part in line for part in parts), line
+    assert printed.out == "" and "Traceback" not in printed.err and not list(tmp_path.glob("out/*"))
+
+
+def test_a_comma_parts_classes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name with a comma cannot be given here: it is two names, and blanks and empty names do no harm."""
+    file = _file(tmp_path, "good.png")
+    call = ["predict", str(checkpoint), str(file), "--task", "detection", "--classes", " red, circle,,"]
+    assert cli.main([*call, "--out", str(tmp_path / "out"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["classes"] == ["red", "circle"] and set(row["labels"]) <= {"red", "circle"}
+
+
+def test_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _file(tmp_path, "good.png")
+    call = ["predict", str(tmp_path / "none"), str(file), "--task", "rec", "--text", "x", "--out", str(tmp_path / "o")]
+    assert cli.main(call) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "none: no such folder" in line
