@@ -45,7 +45,9 @@ def grid_dialogue(n: int = 3, question: str = "detect red circle") -> Dialogue:
     return Dialogue((Turn(question, tuple(kinds[i % 3] for i in range(n))),))
 
 
-def batch(built: UfoModel, dialogues: list[Dialogue], pictures: list[np.ndarray] | None = None, train: bool = True) -> Batch:
+def batch(
+    built: UfoModel, dialogues: list[Dialogue], pictures: list[np.ndarray] | None = None, train: bool = True
+) -> Batch:
     """One row per dialogue."""
     pictures = pictures or [image(i) for i in range(len(dialogues))]
     return built.processor.batch(dialogues, pictures, [(sample(p),) for p in pictures], train)

@@ -20,7 +20,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "tasks": ("encode", "decode"),
     "datasets": ("load", "TASKS"),
     "models": ("build",),
-    "objectives": ("Objective",),
+    "objectives": ("Objective", "TERMS"),
     "metrics": ("Metric",),
 }
 """What a plug-in of each kind must define."""

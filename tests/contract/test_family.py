@@ -122,7 +122,8 @@ def test_gradient_checkpointing_gives_equal_gradients(model):
 
 def test_local_features_reach_the_gradient_and_change_states(model):
     b = tiny.batch(model, [tiny.grid_dialogue(1)])
-    other = tiny.batch(model, [Dialogue((Turn("detect red circle", (replace(tiny.grid_dialogue(1).turns[0].answers[0], point=(0.9, 0.1)),)),))])
+    elsewhere = replace(tiny.grid_dialogue(1).turns[0].answers[0], point=(0.9, 0.1))
+    other = tiny.batch(model, [Dialogue((Turn("detect red circle", (elsewhere,)),))])
     with torch.no_grad():
         first, moved = model(b), model(other)
         model.re_add_local = False

@@ -140,4 +140,5 @@ def visible(segment: Tensor, is_image: Tensor, causal_image: Tensor) -> Tensor:
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Right-pad lists to a tensor [B, T] i64."""
     width = max((len(r) for r in rows), default=0)
-    return torch.tensor([list(r) + [value] * (width - len(r)) for r in rows], dtype=torch.long).reshape(len(rows), width)
+    padded = [list(r) + [value] * (width - len(r)) for r in rows]
+    return torch.tensor(padded, dtype=torch.long).reshape(len(rows), width)

@@ -137,7 +137,10 @@ class Teller:
         usable = self._unique[i]
         if hide:
             usable = {subset: w for subset, w in usable.items() if not subset[_ATTRIBUTES[hide]]}
-        return "the " + describe(self.facts[i], self.draws.weighted(usable)) if usable else None
+        if not usable:
+            return None
+        subset = self.draws.weighted(usable)
+        return "the " + describe(self.facts[i], subset)
 
     def _group(self, i: int, hide: str) -> tuple[str, list[int]]:
         """A kind of object that ``i`` belongs to, its name and its members."""

@@ -164,7 +164,7 @@ def _shade(thing: Thing, x: np.ndarray, y: np.ndarray, d: np.ndarray, light: tup
     u, v = x * scale, y * scale
     glow = u * np.float32(light[0]) + v * np.float32(light[1])
     if thing.shape == "circle":
-        bright = 1.02 + np.float32(0.17) * glow - np.float32(0.2) * np.square(np.minimum(u * u + v * v, 1))
+        bright: np.ndarray = 1.02 + np.float32(0.17) * glow - np.float32(0.2) * np.square(np.minimum(u * u + v * v, 1))
     else:
         bright = 1.0 + np.float32(0.15) * glow
     rim = np.clip(1 + d * np.float32(0.45), 0, 1)

@@ -25,6 +25,7 @@ from ufo_tune.data.augment import Augment
 from ufo_tune.data.images import open_image
 from ufo_tune.engine.load import EMBEDDED
 from ufo_tune.engine.sources import Asked, ask, open_dataset
+from ufo_tune.engine.trainable import check_objectives
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.models import tiny
 from ufo_tune.models.base import VLM
@@ -41,9 +42,8 @@ def check(recipe: Recipe) -> list[str]:
     """
     codec = _codec(recipe.model)
     lines = [f"model: {recipe.model.family} from {recipe.model.base}; {codec.num_bins} bins, {codec.slot_tokens} slots"]
-    for name, options in recipe.objectives.items():
-        plugins.check_options(f"objectives.{name}", plugins.find("objectives", name).Objective, options)
-        lines.append(f"objective: {name} {options or ''}".rstrip())
+    check_objectives(recipe.objectives)
+    lines += [f"objective: {name} {options or ''}".rstrip() for name, options in recipe.objectives.items()]
     for name, options in recipe.tasks.items():
         ask(name, "", options)
     if recipe.data.augment:

@@ -1,7 +1,8 @@
 """Checkpoints: written beside, renamed when complete, so that whatever dies, the last complete one stays.
 
-``checkpoint-N/`` is at once a model folder that ``load`` reads (adapter or full weights, tokenizer, ``ufo_config.json``)
-and a place to resume from (``training_state.pt``: optimizer, loader, random state). ``last`` points to the newest.
+``checkpoint-N/`` is at once a model folder that ``load`` reads (adapter or full weights, tokenizer,
+``ufo_config.json``) and a place to resume from (``training_state.pt``: optimizer, loader, random state). ``last``
+points to the newest.
 """
 
 from __future__ import annotations
@@ -73,21 +74,19 @@ def trained_parameters(model: UfoModel) -> dict[str, torch.Tensor]:
 
 
 def resume(folder: Path, model: UfoModel, objectives: nn.Module) -> dict[str, Any]:
-    """Load weights in place and return the training state.
+    """Load adapter and heads in place and return the training state; full weights come with ``load(folder)``.
 
     Raises:
         ModelError: a file is missing or damaged, or weights do not fit the recipe.
     """
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        if model.adapter is None:
-            weights = {k: v for f in sorted(folder.glob("model*.safetensors")) for k, v in load_file(f).items()}
-        else:
-            weights = load_file(folder / TRAINED)
+        weights = load_file(folder / TRAINED) if model.adapter is not None else {}
         heads = load_file(folder / HEADS) if (folder / HEADS).exists() else {}
     except Exception as error:  # torch raises a different class for every way a file can be damaged
         raise ModelError(f"{folder}: cannot be resumed ({error}); delete it to resume from the one before") from error
-    restore(model, weights, folder)
+    if model.adapter is not None:
+        restore(model, weights, folder)
     objectives.load_state_dict(heads)
     return state
 
@@ -101,7 +100,7 @@ def restore(model: UfoModel, weights: Mapping[str, torch.Tensor], where: Path) -
     parameters = dict(model.vlm.hf.named_parameters(remove_duplicate=False))
     unknown = sorted(set(weights) - set(parameters))
     missing = sorted(n for n, p in parameters.items() if p.requires_grad and n not in weights)
-    if unknown or (missing and len(weights) < len(parameters) - len(missing)):
+    if unknown or missing:
         raise ModelError(f"{where}: weights do not fit (unknown {unknown[:3]}, missing {missing[:3]}); same recipe?")
     with torch.no_grad():
         for name, value in weights.items():

@@ -1,4 +1,4 @@
-"""Load a model from wherever it is: a Hub id, a Hugging Face folder, a prepared base, a run, ``embedded``, ``tiny:``."""
+"""Load a model from wherever it is: Hub id, Hugging Face folder, prepared base, run, ``embedded``, ``tiny:``."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any],
         return load(name, dtype=dtype)
     build = plugins.find("models", family).build
     plugins.check_options(f"models/{family}", build, options)
-    model: UfoModel = _checked(Path(name), lambda: build(name, Codec(**codec), **options, dtype=_dtype(dtype)))
+    chosen = Codec.from_dict({**Codec().to_dict(), **codec})
+    model: UfoModel = _checked(Path(name), lambda: build(name, chosen, **options, dtype=_dtype(dtype)))
     return model
 
 

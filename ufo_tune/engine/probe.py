@@ -1,7 +1,7 @@
 """A fixed input and what a model says to it: the evidence that two sets of weights are the same model.
 
-``python -m ufo_tune.engine.probe FOLDER FILE`` writes the outputs of a model to a safetensors file; ``merge`` runs it in
-a fresh process, so that nothing that lives only in memory can make the comparison pass.
+``python -m ufo_tune.engine.probe FOLDER FILE`` writes the outputs of a model to a safetensors file; ``merge`` runs it
+in a fresh process, so that nothing that lives only in memory can make the comparison pass.
 """
 
 from __future__ import annotations

@@ -15,42 +15,22 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import Tensor, nn
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from tqdm.auto import tqdm
 
-from ufo_tune import plugins
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.engine import checkpoint, load
 from ufo_tune.engine.evaluate import evaluate, parse_suites
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.sources import Sources
+from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError
 from ufo_tune.models import lora
 from ufo_tune.models.ufo import UfoModel
 
-
-class Trainable(nn.Module):
-    """Model and objectives in one module: what accelerate wraps, so that every parameter is behind one forward."""
-
-    def __init__(self, model: UfoModel, objectives: nn.ModuleDict) -> None:
-        super().__init__()
-        self.model = model
-        self.objectives = objectives
-
-    def forward(self, batch: Batch) -> dict[str, LossTerm]:
-        """All loss terms of a batch, named ``objective.term`` where two objectives share a name."""
-        before = [t for o in self.objectives.values() for t in o.before(batch)]
-        output = self.model(batch, before)
-        terms: dict[str, LossTerm] = {}
-        for objective in self.objectives.values():
-            terms |= objective(batch, output, lambda extra: self.model(batch, extra))
-        return terms
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """What each term is divided by; known before the pass."""
-        return {k: v for o in self.objectives.values() for k, v in o.counts(batch).items()}
+UNUSED = DistributedDataParallelKwargs(find_unused_parameters=True)
+"""A family may own parameters that nothing reads: LLaVA takes the tower's states before its last layers."""
 
 
 @dataclass(slots=True)
@@ -66,6 +46,7 @@ class _Run:
     sources: Sources
     step: int = 0
     started: float = 0.0
+    seconds: float = 0.0  # since then, as the main process counts
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -95,8 +76,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
     saved = -1
     while run.step < recipe.train.max_steps and not _out_of_time(run):
         window = [next(batches).to(run.accelerator.device) for _ in range(recipe.train.gradient_accumulation_steps)]
-        log.add(_step(run, window), window)
+        terms = _step(run, window)
         run.step += 1
+        log.add(terms, window)
         bar.update()
         if _due(run.step, recipe.train.save_steps):
             saved = _save(run)
@@ -115,37 +97,48 @@ def _due(step: int, every: int) -> bool:
 
 
 def _out_of_time(run: _Run) -> bool:
+    """Look at the clock of the main process: all ranks must stop at the same step and take the same learning rate."""
     limit = run.recipe.train.max_seconds
-    return bool(limit) and time.monotonic() - run.started > limit
+    if not limit:
+        return False
+    told = [time.monotonic() - run.started]
+    broadcast_object_list(told)
+    run.seconds = told[0]
+    return run.seconds > limit
 
 
 def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     section = recipe.train
     if (out / "last").exists() and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
+    check_objectives(recipe.objectives)  # before weights are loaded
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes without accelerators do not find each other
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         mixed_precision="bf16" if section.bf16 else "no",
         log_with=list(section.report_to) or None,
         project_dir=str(out),
+        kwargs_handlers=[UNUSED],
     )
     set_seed(section.seed)
     m = recipe.model
-    model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype)
+    last = (out / "last").resolve()
+    resuming = resume and last.exists()
+    if resuming and lora.is_full(m):
+        model = load.load(last, dtype=m.dtype)
+    else:
+        model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype)
     model.settings |= {"base": m.base, "base_options": m.options}
     lora.apply(model, m)
     if section.gradient_checkpointing:
         model.vlm.hf.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    objectives = nn.ModuleDict(
-        {name: plugins.find("objectives", name).Objective(**o) for name, o in recipe.objectives.items()}
-    )
+    module = Trainable(model, recipe.objectives)
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
     model.settings["templates"] = {**model.templates, **sources.templates()}
-    opt = optimizer(model, objectives, section)
-    module = Trainable(model, objectives)
+    opt = optimizer(model, module.objectives, section)
     step = 0
-    if resume and (out / "last").exists():
-        state = checkpoint.resume((out / "last").resolve(), model, objectives)
+    if resuming:
+        state = checkpoint.resume(last, model, module.objectives)
         opt.load_state_dict(state["optimizer"])
         sources.loader.load_state_dict(state["loader"])
         torch.set_rng_state(state["rng"])
@@ -174,8 +167,7 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
     counts = dict(zip(names, accelerator.reduce(local, "sum").clamp_min(1.0), strict=True))
     # accelerate divides by the accumulation steps and DDP by the ranks; both means are undone here, counts did it.
     undo = section.gradient_accumulation_steps * accelerator.num_processes
-    seconds = time.monotonic() - run.started
-    set_lr(run.optimizer.param_groups, factor(section, run.step, seconds))
+    set_lr(run.optimizer.param_groups, factor(section, run.step, run.seconds))
     totals = {n: torch.zeros((), device=accelerator.device) for n in names}
     for batch in window:
         with accelerator.accumulate(run.module):
@@ -232,7 +224,7 @@ class _Log:
             pair = self.sums.setdefault(name, [0.0, 0.0])
             pair[0] += float(term.total) * self.run.accelerator.num_processes
             pair[1] += float(term.count) if float(term.total) else 0.0
-        if _due(self.run.step + 1, self.run.recipe.train.logging_steps):
+        if _due(self.run.step, self.run.recipe.train.logging_steps):
             self.flush()
 
     def flush(self) -> None:
@@ -255,5 +247,3 @@ class _Log:
         line = {"step": self.run.step, "seconds": round(time.monotonic() - self.run.started, 2), **values}
         with (self.run.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-

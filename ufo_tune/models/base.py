@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -264,7 +264,7 @@ class VLMProcessor(ABC):
 class VLM(nn.Module):
     """The half with weights: an unmodified Hugging Face model. Defaults fit HF's shared layout."""
 
-    parts: dict[str, str] = {
+    parts: ClassVar[dict[str, str]] = {
         "vision": r"^model\.(vision_tower|visual)\.",
         "projector": r"^model\.multi_modal_projector\.",
         "language": r"^model\.language_model\.",
@@ -307,9 +307,7 @@ class VLM(nn.Module):
             )
         return embeds.masked_scatter(is_image[..., None], features.to(embeds.dtype))
 
-    def decode(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None, **kwargs: Any
-    ) -> Tensor:
+    def decode(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None, **kwargs: Any) -> Tensor:
         """States [B, T, D] after the final norm.
 
         Args:
@@ -348,7 +346,7 @@ class VLM(nn.Module):
         return _rows(self.hf.get_output_embeddings(), ids)  # type: ignore[operator]
 
     def part_of(self, parameter: str) -> str:
-        """"vision", "projector", "language" or "tokens" of a parameter name."""
+        """The part of a parameter name: "vision", "projector", "language" or "tokens"."""
         import re
 
         if re.search(r"(embed_tokens|lm_head)", parameter):

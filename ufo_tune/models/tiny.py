@@ -145,7 +145,7 @@ def _llava(vision: CLIPVisionConfig, language: LlamaConfig, text: PreTrainedToke
 
 def _waves(values: Tensor, width: int, longest: float = 4.0) -> Tensor:
     """Sines and cosines [N, width] of values [N] in [0, 1]; unit variance, neighbours alike."""
-    frequencies = longest ** -1 * math.tau * torch.logspace(0, 2, width // 2, base=10)
+    frequencies = longest**-1 * math.tau * torch.logspace(0, 2, width // 2, base=10)
     phase = values[:, None] * frequencies  # [N, width / 2]
     return torch.cat([phase.sin(), phase.cos()], dim=1) * math.sqrt(2)
 

@@ -24,7 +24,10 @@ class ObjectiveProtocol(Protocol):
         """What each term will be divided by, before any pass: the loop sums it over ranks and accumulation first."""
         ...
 
-    def forward(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
-        """Named sums and counts. A batch that has nothing for this objective gives count 0 and a total that is
-        0 but still reaches the graph, so that every rank calls backward through the same parameters."""
+    def __call__(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
+        """``forward``: sums and counts of the names in the file's ``TERMS``.
+
+        A batch that has nothing for this objective gives count 0 and a total that is 0 but still reaches the graph,
+        so that every rank calls backward through the same parameters.
+        """
         ...

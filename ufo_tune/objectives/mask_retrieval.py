@@ -14,6 +14,8 @@ from ufo_tune.core.retrieval import mask_logits
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
 from ufo_tune.objectives._base import Rerun
 
+TERMS = ("dice", "focal")
+
 
 class Objective(nn.Module):
     """Mask losses.

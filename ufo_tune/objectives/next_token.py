@@ -13,6 +13,8 @@ from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
 from ufo_tune.objectives._base import Rerun
 
+TERMS = ("token",)
+
 
 class Objective(nn.Module):
     """Token cross-entropy.

@@ -21,6 +21,8 @@ from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
 from ufo_tune.objectives._base import Rerun
 
+TERMS = ("words",)
+
 
 class Objective(nn.Module):
     """Word presence.

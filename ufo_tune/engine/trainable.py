@@ -1,0 +1,64 @@
+"""Model and objectives as the one module that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from ufo_tune import plugins
+from ufo_tune.core.types import Batch, LossTerm
+from ufo_tune.errors import ConfigError
+from ufo_tune.models.ufo import UfoModel
+from ufo_tune.objectives._base import ObjectiveProtocol
+
+
+def check_objectives(options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a recipe's objectives before anything is loaded.
+
+    Raises:
+        ConfigError: an unknown objective or option, or two objectives with a term of the same name.
+    """
+    owner: dict[str, str] = {}
+    for name, given in options.items():
+        module = plugins.find("objectives", name)
+        plugins.check_options(f"objectives.{name}", module.Objective, given)
+        for term in module.TERMS:
+            if term in owner:
+                raise ConfigError(
+                    f"objectives.{name}: has a term of the same name as objectives.{owner[term]} (got {term!r}); "
+                    "use one of the two, or rename the term in the file that is yours"
+                )
+            owner[term] = name
+
+
+class Trainable(nn.Module):
+    """What accelerate wraps, so that every parameter is behind one forward.
+
+    Args:
+        model: whose parameters train.
+        options: objective -> its options.
+    """
+
+    def __init__(self, model: UfoModel, options: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__()
+        check_objectives(options)
+        self.model = model
+        self.objectives = nn.ModuleDict({n: plugins.find("objectives", n).Objective(**o) for n, o in options.items()})
+
+    def forward(self, batch: Batch) -> dict[str, LossTerm]:
+        """All loss terms of a batch by name; no two objectives share one."""
+        before = [t for o in self._each() for t in o.before(batch)]
+        output = self.model(batch, before)
+        terms: dict[str, LossTerm] = {}
+        for objective in self._each():
+            terms |= objective(batch, output, lambda extra: self.model(batch, extra))
+        return terms
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each term is divided by; known before the pass."""
+        return {k: v for o in self._each() for k, v in o.counts(batch).items()}
+
+    def _each(self) -> list[ObjectiveProtocol]:
+        return [cast(ObjectiveProtocol, o) for o in self.objectives.values()]
