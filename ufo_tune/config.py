@@ -94,6 +94,9 @@ class TrainSection(_Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     lr_multipliers: dict[Literal["vision", "projector", "language", "tokens"], float] = {}
+    optim: Literal["adamw", "muon"] = "adamw"
+    """``muon``: orthogonalised steps for the hidden matrices of small models trained in full, AdamW for the rest."""
+    muon_learning_rate: float = Field(0.02, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     warmup_steps: int = Field(0, ge=0)

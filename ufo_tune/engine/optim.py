@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import nn
 
 from ufo_tune.config import TrainSection
+from ufo_tune.engine.muon import Muon
 from ufo_tune.models.ufo import UfoModel
 
 
 def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> torch.optim.AdamW:
     """AdamW with one group for each (part, decayed or not); vectors (norms, biases) are not decayed.
 
-    Each group keeps its own peak in ``peak_lr``; ``set_lr`` scales it.
+    With ``optim: muon`` the hidden matrices of tower, projector and decoder take Muon's step instead. Each group keeps
+    its own peak in ``peak_lr``; ``set_lr`` scales it.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.vlm.hf.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((model.vlm.part_of(_plain(name)), parameter.ndim > 1), []).append(parameter)
+            part = model.vlm.part_of(_plain(name))
+            hidden = parameter.ndim == 2 and part != "tokens" and not re.search("position_embedding|lora_", name)
+            key = (part, parameter.ndim > 1, section.optim == "muon" and hidden)
+            groups.setdefault(key, []).append(parameter)
     for parameter in objectives.parameters():
-        groups.setdefault(("objectives", parameter.ndim > 1), []).append(parameter)
+        groups.setdefault(("objectives", parameter.ndim > 1, False), []).append(parameter)
     multipliers: dict[str, float] = {str(k): v for k, v in section.lr_multipliers.items()}
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": section.learning_rate * multipliers.get(part, 1.0),
-                "peak_lr": section.learning_rate * multipliers.get(part, 1.0),
-                "weight_decay": section.weight_decay if decayed else 0.0,
-                "name": part,
-            }
-            for (part, decayed), parameters in groups.items()
-        ],
-        betas=(0.9, section.adam_beta2),
-    )
+    listed = []
+    for (part, decayed, muon), parameters in groups.items():
+        peak = (section.muon_learning_rate if muon else section.learning_rate) * multipliers.get(part, 1.0)
+        decay = section.weight_decay if decayed else 0.0
+        listed.append({"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay, "name": part})
+        if section.optim == "muon":
+            listed[-1]["muon"] = muon
+    betas = (0.9, section.adam_beta2)
+    return Muon(listed, betas=betas) if section.optim == "muon" else torch.optim.AdamW(listed, betas=betas)
 
 
 def _plain(name: str) -> str:

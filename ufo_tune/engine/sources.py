@@ -96,7 +96,6 @@ class Sources:
             self.collate,
             num_workers=data.num_workers,
             seed=section.seed,
-            rank=rank,
             on_bad_sample=data.on_bad_sample,
         )
 

@@ -15,6 +15,11 @@ from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
 
 
+def is_full(section: ModelSection) -> bool:
+    """Whether the recipe trains whole parts only, so that checkpoints are complete models without an adapter."""
+    return section.language != "lora" and section.train_tokens == "full"
+
+
 def apply(model: UfoModel, section: ModelSection) -> PeftModel | None:
     """Set ``requires_grad`` everywhere as the recipe says; wrap the HF model in PEFT where it asks for adapters.
 
@@ -28,7 +33,7 @@ def apply(model: UfoModel, section: ModelSection) -> PeftModel | None:
     """
     hf: Any = model.vlm.hf
     adapter: PeftModel | None = None
-    if section.language == "lora" or section.train_tokens == "new":
+    if not is_full(section):
         adapter = get_peft_model(hf, _adapter_config(model, section))
     whole = {"vision": section.vision, "projector": section.projector, "language": section.language}
     for name, parameter in hf.named_parameters():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import ufo_tune
+from ufo_tune import __version__
 from ufo_tune.config import DecodeSection
 from ufo_tune.core import tokens
 from ufo_tune.core.codec import Codec
@@ -150,7 +150,7 @@ class UfoModel(nn.Module):
         """Write ``ufo_config.json``."""
         content = {
             "schema": _SCHEMA,
-            "ufo_tune": ufo_tune.__version__,
+            "ufo_tune": __version__,
             **self.settings,
             "re_add_local": self.re_add_local,
             "retrieve_from": self.retrieve_from,

@@ -1,0 +1,78 @@
+"""The quickstart's pictures: what the trained model says about held-out scenes, and what each slot token sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ufo_tune import show
+from ufo_tune.config import DecodeSection
+from ufo_tune.core.masks import decode as decode_rle
+from ufo_tune.core.retrieval import mask_logits, slot_queries
+from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.core.views import crop_logits
+from ufo_tune.data.collate import Collator
+from ufo_tune.data.images import open_image
+from ufo_tune.engine.answering import Answering, grouped
+from ufo_tune.engine.sources import Asked, ask, open_dataset
+from ufo_tune.models.ufo import UfoModel
+
+_SCENES = 4
+_SIDE = 384
+
+
+def draw(model: UfoModel, out: Path) -> dict[str, str]:
+    """Write ``pictures/teaser.png`` and ``pictures/slot_maps.png``.
+
+    Args:
+        model: trained, with the templates of its run.
+        out: the quickstart's folder.
+    Returns:
+        Name -> path relative to ``out``.
+    """
+    model.eval()
+    folder = out / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    images, captions = [], []
+    for task in ("rec", "res", "detection", "instance_segmentation"):
+        for sample, prediction in _answers(model, task):
+            images.append(show.draw_prediction(sample, prediction, scale_to=_SIDE))
+            captions.append(f"{task}: {sample.text or 'every shape'}")
+    show.sheet(images, captions, _SCENES).save(folder / "teaser.png")
+    _slot_maps(model, folder / "slot_maps.png")
+    return {"teaser": "pictures/teaser.png", "slot_maps": "pictures/slot_maps.png"}
+
+
+def _asked(model: UfoModel, task: str) -> Asked:
+    return ask(task, model.templates.get(task, ""), {})
+
+
+def _answers(model: UfoModel, task: str) -> list[tuple[Sample, Prediction]]:
+    """One sample of each of the first crowded test scenes, answered."""
+    phrases = {"phrases": 1} if task in ("rec", "res") else {}
+    samples = open_dataset("scenes", "", "test", task, phrases)
+    chosen = [samples[k] for k in range(_SCENES)]
+    answering = Answering(model, _asked(model, task), DecodeSection(constrained=task != "res"))
+    return list(answering.predictions(chosen, grouped(chosen)))
+
+
+def _slot_maps(model: UfoModel, file: Path) -> None:
+    """The paper's figure: each ``<MASK>`` token alone, beside the mask that all of them make."""
+    asked = _asked(model, "res")
+    (sample, prediction), *_ = _answers(model, "res")
+    batch = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options).rows(
+        [(sample,)], None
+    )
+    if batch is None or not prediction.masks:
+        return
+    (generation,) = model.predict(batch.to(model.device), DecodeSection(), [None])
+    queries, _, _ = slot_queries(generation.ids, generation.hidden, generation.slot_id, model.codec.slot_tokens)
+    if not len(queries):
+        return
+    alone = torch.cat(
+        [mask_logits(queries[:1, s : s + 1], generation.image_features) for s in range(model.codec.slot_tokens)]
+    )  # [S, h, w]
+    maps = crop_logits(alone, generation.views, sample.size)  # [S, H, W]
+    image = open_image(sample.image)
+    show.slot_maps(image, maps.cpu(), decode_rle(prediction.masks[0]), caption=sample.text).save(file)
