@@ -1,6 +1,6 @@
 """Which of UFO's choices pay at tiny scale: the default against one change at a time, over seeds, on held-out scenes.
 
-    python scripts/bench/ablations.py [--steps 600] [--seeds 0 1 2] [--jobs 2] [--doc docs/ablations.md] [--out a.json]
+    python scripts/bench/ablations.py [--steps 300] [--seeds 0 1 2] [--jobs 2] [--doc docs/ablations.md] [--out a.json]
 
 Every run fine-tunes the same base by the same recipe for the same number of steps; runs of one seed see the same data
 in the same order, so differences are taken within seeds. Each run takes one thread; ``--jobs`` of them go side by side.
@@ -84,34 +84,21 @@ class Settings:
     base_options: dict[str, Any]
     steps: int
     batch: int
-    learning_rate: float
     samples: int  # held-out scenes of each task
 
 
 def recipe(base: Path, templates: Path, seed: int, settings: Settings) -> Recipe:
-    """Masks from phrases, and grids of masks and of boxes; everything trains, as in the quickstart."""
-    scenes = {"dataset": "scenes", "split": "train"}
-    mixture = [
-        {"task": "res", "pack": 4, "weight": 2, "options": {"phrases": 4}, **scenes},
-        {"task": "instance_segmentation", "weight": 1, **scenes},
-        {"task": "detection", "weight": 1, **scenes},
-    ]
-    grid = {"keep": 24}
-    return Recipe.from_dict(
-        {
-            "model": {
-                "base": str(base), "language": "full", "vision": "full", "projector": "full", "train_tokens": "full"
-            },
-            "tasks": {"instance_segmentation": grid, "detection": grid},
-            "data": {"mixture": [{**e, "template": str(templates / f"scenes_{e['task']}.yaml")} for e in mixture]},
-            "train": {
-                "max_steps": settings.steps, "per_device_train_batch_size": settings.batch,
-                "learning_rate": settings.learning_rate, "weight_decay": 0.05, "adam_beta2": 0.98,
-                "warmup_steps": settings.steps // 20, "lr_scheduler_type": "linear", "seed": seed, "report_to": [],
-                "logging_steps": max(1, settings.steps // 10),
-            },
-        }
-    )  # fmt: skip
+    """The quickstart's recipe on the tasks that are compared, for a number of steps instead of a time."""
+    document = read_yaml(resources.locate("recipes", "quickstart"))
+    document["model"]["base"] = str(base)
+    mixture = [e for e in document["data"]["mixture"] if e["task"] in METRICS]
+    document["data"]["mixture"] = [{**e, "template": str(templates / f"{e['template']}.yaml")} for e in mixture]
+    document["train"] |= {
+        "max_steps": settings.steps, "max_seconds": 0, "per_device_train_batch_size": settings.batch, "seed": seed,
+        "save_steps": 0, "logging_steps": max(1, settings.steps // 10), "report_to": [],
+    }  # fmt: skip
+    document["eval"] = {}
+    return Recipe.from_dict(document)
 
 
 def one(name: str, seed: int, settings: Settings, work: Path) -> dict[str, Any]:
@@ -145,7 +132,8 @@ def one(name: str, seed: int, settings: Settings, work: Path) -> dict[str, Any]:
 
 def _prepare(variant: Variant, folder: Path, settings: Settings) -> tuple[Path, Path]:
     """The variant's base and its wordings, both as folders: what a variant changes travels with its weights."""
-    model = load.base(settings.base, "llava", {"num_bins": 100}, settings.base_options)
+    section = Recipe.load("quickstart").model
+    model = load.base(settings.base, section.family, section.codec, settings.base_options)
     variant.change(model)
     model.save(folder / "base")
     templates = folder / "templates"
@@ -256,9 +244,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="embedded", help="what a recipe's model.base takes")
     parser.add_argument("--base-options", type=yaml.safe_load, default={}, help="of a tiny base, as YAML")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--samples", type=int, default=60, help="held-out scenes of each task")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="variants to run")
@@ -267,9 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     parser.add_argument("--doc", type=Path, help="write the tables as Markdown")
     options = parser.parse_args()
-    settings = Settings(
-        options.base, options.base_options, options.steps, options.batch, options.learning_rate, options.samples
-    )
+    settings = Settings(options.base, options.base_options, options.steps, options.batch, options.samples)
     started = time.monotonic()
     results = run_all(options.only, options.seeds, settings, options.work, options.jobs)
     rows = summary(results)

@@ -3,10 +3,11 @@
     python scripts/bench/train_step.py [--out train_step.json] [--repeat 3] [--vocabularies 32000 152000]
 
 A random LLaVA (width 256, 4 layers) on one row of 576 image tokens and 100 parallel detection answers, a quarter of the
-tokens supervised. Both sides are the loop's own module on the same weights and batch. A step is forward, backward and
-AdamW with a learning rate too small to move anything, so losses and gradients must agree, or the run fails. The sides
-alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most that the profiler
-sees allocated during a step (activations, logits, gradients), without weights and optimizer state, which are the same.
+tokens supervised. Both sides train the same model, from the same weights on the same batch. A step is forward,
+backward and AdamW with a learning rate too small to move anything, so losses and gradients must agree, or the run
+fails. The sides alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most
+that the profiler sees allocated during a step (activations, logits, gradients), without weights and optimizer state,
+which are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from ufo_tune.data.collate import Collator
 from ufo_tune.datasets.scenes import WORDS
 from ufo_tune.engine.optim import optimizer
 from ufo_tune.engine.sources import ask, open_dataset
-from ufo_tune.engine.train import Trainable
 from ufo_tune.models import llava, lora, tiny
 from ufo_tune.models.ufo import UfoModel
 from ufo_tune.objectives._base import Rerun
@@ -95,7 +95,8 @@ def batch(built: UfoModel) -> Batch:
 class Side:
     """One way of computing the loss; calling it takes a step and gives CPU seconds."""
 
-    module: Trainable
+    model: UfoModel
+    objective: nn.Module
     optimizer: torch.optim.Optimizer
     batch: Batch
     loss: float = math.nan
@@ -104,12 +105,12 @@ class Side:
     def __call__(self) -> float:
         """One step."""
         start = time.process_time()
-        term = self.module(self.batch)["token"]
+        term = self.objective(self.batch, self.model(self.batch), lambda extra: self.model(self.batch, extra))["token"]
         mean = term.total / term.count
         mean.backward()
         self.optimizer.step()
         end = time.process_time()
-        gradients = [p.grad.norm() for p in self.module.parameters() if p.grad is not None]
+        gradients = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
         self.loss, self.gradient = float(mean.detach()), float(torch.stack(gradients).norm())
         self.optimizer.zero_grad()
         return end - start
@@ -119,11 +120,10 @@ def compare(built: UfoModel, train: str, repeat: int) -> dict[str, Any]:
     """One row of the table: both sides on one model."""
     lora.apply(built, TRAIN[train].model_copy(update={"lora": TRAIN[train].lora.model_copy(update={"dropout": 0.0})}))
     section = TrainSection(learning_rate=1e-30, weight_decay=0.0)  # 0 is refused; this moves no float32 weight
-    shared = batch(built)
+    shared = batch(built.train())
     sides = {}
     for name, objective in (("full", FullLogits()), ("supervised", NextToken())):
-        module = Trainable(built, nn.ModuleDict({"next_token": objective})).train()
-        sides[name] = Side(module, optimizer(built, objective, section), shared)
+        sides[name] = Side(built, objective, optimizer(built, objective, section), shared)
         sides[name]()  # the optimizer's state is there before anything is measured
     seconds = [{name: side() for name, side in sides.items()} for _ in range(repeat)]
     bytes_ = {name: peak_of(side) for name, side in sides.items()}

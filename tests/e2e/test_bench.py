@@ -39,7 +39,7 @@ def test_train_step(tmp_path):
 def test_ablations(tmp_path):
     options = "{image_size: 32, patch: 8, width: 32, heads: 2, integers: 100, words: [segment, detect, box, of]}"
     out, doc = tmp_path / "a.json", tmp_path / "docs" / "a.md"
-    sizes = ("--steps", 2, "--batch", 1, "--samples", 1, "--seeds", 0, 1, "--jobs", 1)
+    sizes = ("--steps", 6, "--batch", 1, "--samples", 1, "--seeds", 0, 1, "--jobs", 1)
     command = ("--base", "tiny:llava", "--base-options", options, *sizes, "--work", tmp_path / "work")
     run("ablations.py", *command, "--out", out, "--doc", doc)
     found = json.loads(out.read_text())
