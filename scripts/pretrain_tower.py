@@ -4,8 +4,9 @@
 
 What CLIP's training is to LLaVA, this is to the tiny base: from captions alone ("a big red circle in the upper left,
 ...") the tower learns which words go with which part of the picture. An image token scores a word by the dot product
-with the word's embedding; a region named in a caption holds a word if any of its tokens does (multiple-instance learning,
-log-sum-exp over tokens). No boxes, no masks, no coordinates. `recipes/tiny_base.yaml` then trains the whole model.
+with the word's embedding; a region named in a caption holds a word if any of its tokens does (multiple-instance
+learning, log-sum-exp over tokens). No boxes, no masks, no coordinates. `recipes/tiny_base.yaml` then trains the whole
+model.
 """
 
 from __future__ import annotations

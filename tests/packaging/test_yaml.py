@@ -7,7 +7,9 @@ import pytest
 from ufo_tune import plugins, resources, templates
 from ufo_tune.config import Protocol, Recipe, read_yaml
 from ufo_tune.core.codec import Codec
+from ufo_tune.engine.evaluate import parse_suites
 from ufo_tune.engine.sources import ask
+from ufo_tune.engine.trainable import check_objectives
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES, PROTOCOLS, TEMPLATES = (resources.names(k) for k in ("recipes", "eval", "data_templates"))
@@ -38,14 +40,13 @@ def test_recipe(name):
     assert recipe.description and recipe.expected
     plugins.find("models", recipe.model.family)
     Codec.from_dict({**Codec().to_dict(), **recipe.model.codec})
-    for objective, options in recipe.objectives.items():
-        plugins.check_options(objective, plugins.find("objectives", objective).Objective, options)
+    check_objectives(recipe.objectives)
     for entry in recipe.data.mixture:
         ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
         check_dataset(entry.dataset, entry.task, entry.options)
     for task, options in recipe.tasks.items():
         ask(task, "", options)
-    assert set(recipe.eval.protocols) <= set(PROTOCOLS)
+    assert set(parse_suites(recipe.eval.protocols) if recipe.eval.protocols else ()) <= set(PROTOCOLS)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

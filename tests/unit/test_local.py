@@ -1,4 +1,4 @@
-"""``<LOCAL>`` sampling straight from token rows equals ``grid_sample`` on the stitched map, for every shape of views."""
+"""``<LOCAL>`` sampling straight from token rows equals ``grid_sample`` on the stitched map, for all shapes of views."""
 
 import pytest
 import torch

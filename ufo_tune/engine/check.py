@@ -23,6 +23,7 @@ from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Samples
 from ufo_tune.data.augment import Augment
 from ufo_tune.data.images import open_image
+from ufo_tune.engine.evaluate import parse_suites
 from ufo_tune.engine.load import EMBEDDED
 from ufo_tune.engine.sources import Asked, ask, open_dataset
 from ufo_tune.engine.trainable import check_objectives
@@ -52,8 +53,9 @@ def check(recipe: Recipe) -> list[str]:
         asked = ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
         samples = open_dataset(entry.dataset, entry.root, entry.split, entry.task, entry.options)
         lines += _first(f"data.mixture.{number}", asked, samples, codec, np.random.default_rng(recipe.train.seed))
-    for name in recipe.eval.protocols:
-        lines += check_protocol(Protocol.load(name), codec, f"eval {name}")
+    suites = parse_suites(recipe.eval.protocols) if recipe.eval.protocols else {}
+    for name, protocol in suites.items():
+        lines += check_protocol(protocol, codec, f"eval {name}")
     return [*lines, *_memory(recipe, codec)]
 
 

@@ -164,7 +164,7 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
     counted = [plain.counts(b) for b in window]
     names = sorted(counted[0])
     local = torch.stack([torch.stack([c[n].float() for c in counted]).sum() for n in names])  # [terms]
-    counts = dict(zip(names, accelerator.reduce(local, "sum").clamp_min(1.0), strict=True))
+    counts = dict(zip(names, accelerator.reduce(local, "sum"), strict=True))
     # accelerate divides by the accumulation steps and DDP by the ranks; both means are undone here, counts did it.
     undo = section.gradient_accumulation_steps * accelerator.num_processes
     set_lr(run.optimizer.param_groups, factor(section, run.step, run.seconds))
@@ -172,7 +172,7 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
     for batch in window:
         with accelerator.accumulate(run.module):
             terms = run.module(batch)
-            accelerator.backward(sum(terms[n].total / counts[n] for n in names) * undo)
+            accelerator.backward(sum(terms[n].total / counts[n].clamp_min(1.0) for n in names) * undo)
             for n in names:
                 totals[n] += terms[n].total.detach()
             if accelerator.sync_gradients:
@@ -213,7 +213,7 @@ class _Log:
     def __init__(self, run: _Run, bar: tqdm[Any]) -> None:
         self.run = run
         self.bar = bar
-        self.sums: dict[str, list[float]] = {}
+        self.sums: dict[str, LossTerm] = {}  # totals of this rank, counts of all
         self.tokens = 0
         self.since = time.monotonic()
 
@@ -221,19 +221,22 @@ class _Log:
         """Take in one step."""
         self.tokens += sum(int((b.segment != -2).sum()) for b in window)
         for name, term in terms.items():
-            pair = self.sums.setdefault(name, [0.0, 0.0])
-            pair[0] += float(term.total) * self.run.accelerator.num_processes
-            pair[1] += float(term.count) if float(term.total) else 0.0
+            old = self.sums.get(name)
+            self.sums[name] = LossTerm(old.total + term.total, old.count + term.count) if old else term
         if _due(self.run.step, self.run.recipe.train.logging_steps):
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write what has gathered, over all ranks."""
         if not self.sums:
             return
-        values = {f"loss/{n}": total / count for n, (total, count) in self.sums.items() if count}
+        device = self.run.accelerator.device
+        own = [*(t.total for t in self.sums.values()), torch.tensor(float(self.tokens), device=device)]
+        *totals, tokens = self.run.accelerator.reduce(torch.stack(own), "sum").tolist()
+        terms = zip(self.sums.items(), totals, strict=True)
+        values = {f"loss/{n}": total / float(t.count) for (n, t), total in terms if float(t.count)}
         values["lr"] = float(self.run.optimizer.param_groups[0]["lr"])
-        values["tokens_per_second"] = self.tokens / max(1e-9, time.monotonic() - self.since)
+        values["tokens_per_second"] = tokens / max(1e-9, time.monotonic() - self.since)
         shown = {k.removeprefix("loss/"): f"{v:.3f}" for k, v in values.items() if k.startswith("loss/")}
         self.bar.set_postfix({**shown, "tok/s": f"{values['tokens_per_second']:.0f}"}, refresh=False)
         self.write(values)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -128,7 +129,9 @@ def _llava(vision: CLIPVisionConfig, language: LlamaConfig, text: PreTrainedToke
         values = torch.tensor([int(text.convert_ids_to_tokens(t)) for t in numbers], dtype=torch.float32)
         for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
             table[numbers] = table.std() * _waves(values / max(1.0, float(values.max())), language.hidden_size)
-    model.save_pretrained(out)
+    model.config.save_pretrained(out)  # not the model's own: among several processes only the first one would write
+    model.generation_config.save_pretrained(out)
+    save_file({n: t.contiguous() for n, t in model.state_dict().items()}, out / "model.safetensors", {"format": "pt"})
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": vision.image_size},

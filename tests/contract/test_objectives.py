@@ -1,0 +1,122 @@
+"""What every objective must keep; a new file in objectives/ is tested on arrival."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+from ufo_tune import plugins
+from ufo_tune.core.types import Answer, Dialogue, Turn
+from ufo_tune.engine.trainable import Trainable, check_objectives
+from ufo_tune.errors import ConfigError
+
+OBJECTIVES = plugins.names("objectives")
+CAPTION = Dialogue((Turn("what is the red circle", (Answer("a square"),)),))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.model("llava", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def trainable(model, request) -> Iterator[Trainable]:
+    model.zero_grad()
+    yield Trainable(model, {request.param: {}})
+
+
+def batch(model, dialogues):
+    """Pictures of one size, so that rows can be parted without padding changing anything."""
+    return tiny.batch(model, dialogues, [tiny.image(i) for i in range(len(dialogues))])
+
+
+def everything(model):
+    """Boxes, masks, background, and a caption."""
+    return batch(model, [tiny.grid_dialogue(3), CAPTION])
+
+
+def one_row(model, number):
+    dialogue = [tiny.grid_dialogue(3), CAPTION][number]
+    return tiny.batch(model, [dialogue], [tiny.image(number)])
+
+
+def nothing(model):
+    """One row that supervises no token and no mask."""
+    unsaid = replace(tiny.grid_dialogue(1).turns[0], answers=(Answer(None, point=(0.2, 0.3)),) * 2)
+    return tiny.batch(model, [Dialogue((unsaid,))], train=False)
+
+
+@pytest.mark.parametrize("trainable", OBJECTIVES, indirect=True)
+def test_terms_are_finite_sums_and_a_gradient_arrives(model, trainable):
+    terms = trainable(everything(model))
+    (name,) = trainable.objectives
+    assert set(terms) == set(plugins.find("objectives", name).TERMS)
+    for term in terms.values():
+        assert term.total.shape == term.count.shape == ()
+        assert torch.isfinite(term.total) and float(term.total) > 0
+        assert float(term.count) > 0 and not term.count.requires_grad
+    sum(t.total for t in terms.values()).backward()
+    gradients = {n: p.grad for n, p in model.vlm.hf.named_parameters() if p.grad is not None}
+    assert all(torch.isfinite(g).all() for g in gradients.values())
+    reached = {model.vlm.part_of(n) for n, g in gradients.items() if g.abs().sum() > 0}
+    assert {"vision", "projector", "language", "tokens"} <= reached
+
+
+@pytest.mark.parametrize("trainable", OBJECTIVES, indirect=True)
+def test_counts_are_known_before_the_pass(model, trainable):
+    for b in (everything(model), one_row(model, 0), one_row(model, 1), nothing(model)):
+        counts, terms = trainable.counts(b), trainable(b)
+        assert counts.keys() == terms.keys()
+        for name, count in counts.items():
+            assert float(count) == float(terms[name].count), name
+
+
+@pytest.mark.parametrize("trainable", OBJECTIVES, indirect=True)
+def test_nothing_to_learn_counts_zero_and_stays_in_the_graph(model, trainable):
+    """Ranks reduce gradients together: one that has nothing must call backward through the same parameters."""
+    terms = trainable(nothing(model))
+    for term in terms.values():
+        assert float(term.total) == 0 and float(term.count) == 0
+        assert term.total.requires_grad
+    sum(t.total for t in terms.values()).backward()
+    reached = {model.vlm.part_of(n) for n, p in model.vlm.hf.named_parameters() if p.grad is not None}
+    assert {"vision", "projector", "language"} <= reached
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("trainable", OBJECTIVES, indirect=True)
+def test_rows_add_up_to_the_whole(model, trainable):
+    """Sums and counts, never means: how rows are dealt to ranks and micro-batches changes nothing."""
+    with torch.no_grad():
+        whole, halves = trainable(everything(model)), [trainable(one_row(model, i)) for i in range(2)]
+    for name, term in whole.items():
+        assert float(term.count) == sum(float(h[name].count) for h in halves)
+        torch.testing.assert_close(term.total, sum(h[name].total for h in halves), rtol=1e-4, atol=1e-5)
+
+
+def _plugin(folder: Path, name: str, terms: str) -> str:
+    (folder / f"{name}.py").write_text(
+        f"from torch import nn\nTERMS = {terms}\n\n\nclass Objective(nn.Module):\n    pass\n", encoding="utf-8"
+    )
+    return f"ufo_tune_objectives.{name}"
+
+
+def test_terms_of_one_name_are_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "ufo_tune_objectives"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    twin, other = _plugin(folder, "twin", "('extra', 'dice')"), _plugin(folder, "other", "('extra',)")
+    check_objectives({"next_token": {}, "mask_retrieval": {}, other: {}})
+    with pytest.raises(ConfigError, match=r"objectives\..*twin: .* as objectives.mask_retrieval \(got 'dice'\)"):
+        check_objectives({"mask_retrieval": {}, twin: {}})
+    with pytest.raises(ConfigError, match=r"objectives\.mask_retrieval\.dice_wait: no such option"):
+        check_objectives({"mask_retrieval": {"dice_wait": 2}})
+
+
+def test_no_two_of_ours_share_a_term(model):
+    terms = [t for n in OBJECTIVES for t in plugins.find("objectives", n).TERMS]
+    assert len(terms) == len(set(terms)) >= len(OBJECTIVES)
+    assert set(Trainable(model, {n: {} for n in OBJECTIVES})(everything(model))) == set(terms)
