@@ -41,7 +41,7 @@ def draw(model: UfoModel, out: Path) -> dict[str, str]:
             captions.append(f"{task}: {sample.text or 'every shape'}")
     show.sheet(images, captions, _SCENES).save(folder / "teaser.png")
     _slot_maps(model, folder / "slot_maps.png")
-    return {"teaser": "pictures/teaser.png", "slot_maps": "pictures/slot_maps.png"}
+    return {name: f"pictures/{name}.png" for name in ("teaser", "slot_maps")}
 
 
 def _asked(model: UfoModel, task: str) -> Asked:
@@ -53,26 +53,24 @@ def _answers(model: UfoModel, task: str) -> list[tuple[Sample, Prediction]]:
     phrases = {"phrases": 1} if task in ("rec", "res") else {}
     samples = open_dataset("scenes", "", "test", task, phrases)
     chosen = [samples[k] for k in range(_SCENES)]
-    answering = Answering(model, _asked(model, task), DecodeSection(constrained=task != "res"))
+    answering = Answering(model, _asked(model, task), DecodeSection(constrained=True))
     return list(answering.predictions(chosen, grouped(chosen)))
 
 
 def _slot_maps(model: UfoModel, file: Path) -> None:
     """The paper's figure: each ``<MASK>`` token alone, beside the mask that all of them make."""
     asked = _asked(model, "res")
-    (sample, prediction), *_ = _answers(model, "res")
-    batch = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options).rows(
-        [(sample,)], None
-    )
-    if batch is None or not prediction.masks:
-        return
-    (generation,) = model.predict(batch.to(model.device), DecodeSection(), [None])
-    queries, _, _ = slot_queries(generation.ids, generation.hidden, generation.slot_id, model.codec.slot_tokens)
-    if not len(queries):
-        return
+    ((sample, prediction), *_) = _answers(model, "res")
+    collator = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options)
+    batch = collator.rows([(sample,)], None)
+    assert batch is not None and prediction.masks  # one short row; the grammar leaves nothing but a mask
+    grammar = asked.task.grammar(sample, model.codec, asked.template)
+    (generation,) = model.predict(batch.to(model.device), DecodeSection(constrained=True), [grammar])
+    count = model.codec.slot_tokens
+    queries, _, _ = slot_queries(generation.ids, generation.hidden, generation.slot_id, count)  # [1, S, D]
     alone = torch.cat(
-        [mask_logits(queries[:1, s : s + 1], generation.image_features) for s in range(model.codec.slot_tokens)]
+        [mask_logits(queries[:1, s : s + 1], generation.image_features) for s in range(count)]
     )  # [S, h, w]
     maps = crop_logits(alone, generation.views, sample.size)  # [S, H, W]
-    image = open_image(sample.image)
-    show.slot_maps(image, maps.cpu(), decode_rle(prediction.masks[0]), caption=sample.text).save(file)
+    merged = decode_rle(prediction.masks[0])
+    show.slot_maps(open_image(sample.image), maps.cpu(), merged, caption=sample.text).save(file)

@@ -62,6 +62,7 @@ class Muon(torch.optim.AdamW):
         gradient: Tensor = parameter.grad  # type: ignore[assignment]
         state = self.state[parameter]
         if "momentum_buffer" not in state:
+            state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
             state["momentum_buffer"] = torch.zeros_like(gradient)
         buffer: Tensor = state["momentum_buffer"].mul_(self.momentum).add_(gradient)
         return gradient.add(buffer, alpha=self.momentum)
