@@ -127,6 +127,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--base", default="tiny:llava", help="where to start: random weights, or an earlier tower")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -134,7 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     m = Recipe.load("tiny_base").model
-    model = load.base("tiny:llava", "llava", m.codec, m.options)
+    model = load.base(args.base, "llava", m.codec, m.options)
     train(model, args.seconds, args.batch, args.rate, args.seed)
     model.save(args.out)
 
