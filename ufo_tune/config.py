@@ -210,16 +210,28 @@ class Protocol(_Document):
         return "eval"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win in silence; here the second is an error with its line."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping.
 
     Raises:
-        ConfigError: not YAML, or not a mapping.
+        ConfigError: not YAML, a key twice in one section, or not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error}); mend the file") from error
+        raise ConfigError(f"{path}: not valid YAML ({" ".join(str(error).split())}); mend the file") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping (got {type(data).__name__}); start with 'model:'")
     return data

@@ -125,3 +125,10 @@ def test_reference_numbers_need_a_source():
     assert Protocol.from_dict(protocol).pack == 1
     with pytest.raises(ConfigError, match="needs model, split and source"):
         Protocol.from_dict({**protocol, "reference": [{"model": "UFO", "split": "val"}]})
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("model: {base: x}\ntrain: {seed: 1}\ntrain: {seed: 2}\n")
+    with pytest.raises(ConfigError, match=r"'train' stands twice.*line 3"):
+        Recipe.load(str(file))
