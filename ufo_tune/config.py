@@ -231,7 +231,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({" ".join(str(error).split())}); mend the file") from error
+        said = " ".join(str(error).split())  # its message has lines of its own
+        raise ConfigError(f"{path}: not valid YAML ({said}); mend the file") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping (got {type(data).__name__}); start with 'model:'")
     return data
