@@ -4,7 +4,8 @@
 
 Every run fine-tunes the same base by the same recipe for the same number of steps; runs of one seed see the same data
 in the same order, so differences are taken within seeds. Each run takes one thread; ``--jobs`` of them go side by side.
-Finished runs lie in ``--work`` and are not done again there. ``--base`` takes what a recipe's ``model.base`` takes.
+Finished runs lie in ``--work`` and are not done again while base and recipe stay the same. ``--base`` takes what a
+recipe's ``model.base`` takes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ufo_tune import resources
 from ufo_tune.config import Protocol, Recipe, read_yaml
 from ufo_tune.engine import load
 from ufo_tune.engine.evaluate import evaluate
+from ufo_tune.engine.predictions import fingerprint
 from ufo_tune.engine.train import train
 from ufo_tune.models.ufo import UfoModel
 
@@ -81,6 +83,7 @@ class Settings:
     """What all runs share."""
 
     base: str
+    weights: str  # fingerprint of the base
     base_options: dict[str, Any]
     steps: int
     batch: int
@@ -105,10 +108,11 @@ def one(name: str, seed: int, settings: Settings, work: Path) -> dict[str, Any]:
     """Train and score one variant; what an earlier call left in ``work`` is taken as it is."""
     folder = work / f"{name}-{seed}"
     kept = folder / "result.json"
-    wanted = {"variant": name, "seed": seed, "settings": asdict(settings)}
+    plan = recipe(Path("base"), Path("templates"), seed, settings).model_dump(mode="json")
+    wanted = {"variant": name, "seed": seed, "settings": asdict(settings), "recipe": plan}
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
-        if {k: found[k] for k in wanted} == wanted:
+        if {k: found.get(k) for k in wanted} == wanted:
             return found
     shutil.rmtree(folder, ignore_errors=True)
     torch.set_num_threads(1)
@@ -132,8 +136,7 @@ def one(name: str, seed: int, settings: Settings, work: Path) -> dict[str, Any]:
 
 def _prepare(variant: Variant, folder: Path, settings: Settings) -> tuple[Path, Path]:
     """The variant's base and its wordings, both as folders: what a variant changes travels with its weights."""
-    section = Recipe.load("quickstart").model
-    model = load.base(settings.base, section.family, section.codec, settings.base_options)
+    model = _base(settings.base, settings.base_options)
     variant.change(model)
     model.save(folder / "base")
     templates = folder / "templates"
@@ -143,6 +146,11 @@ def _prepare(variant: Variant, folder: Path, settings: Settings) -> tuple[Path, 
         wording["image_attention"] = variant.image_attention
         (templates / f"scenes_{task}.yaml").write_text(yaml.safe_dump(wording))
     return folder / "base", templates
+
+
+def _base(name: str, options: dict[str, Any]) -> UfoModel:
+    section = Recipe.load("quickstart").model
+    return load.base(name, section.family, section.codec, options)
 
 
 def _score(model: UfoModel, task: str, templates: Path, samples: int) -> dict[str, float]:
@@ -254,7 +262,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     parser.add_argument("--doc", type=Path, help="write the tables as Markdown")
     options = parser.parse_args()
-    settings = Settings(options.base, options.base_options, options.steps, options.batch, options.samples)
+    weights = fingerprint(_base(options.base, options.base_options))
+    settings = Settings(options.base, weights, options.base_options, options.steps, options.batch, options.samples)
     started = time.monotonic()
     results = run_all(options.only, options.seeds, settings, options.work, options.jobs)
     rows = summary(results)
