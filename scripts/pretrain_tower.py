@@ -95,9 +95,23 @@ def train(model: UfoModel, seconds: float, batch: int, rate: float, seed: int) -
             bar.refresh()
             seen.zero_()
     bar.close()
+    rescale(model, features.detach())
     with torch.no_grad():  # the head starts where the words are, so that saying a word seen is a short way
         head = model.vlm.hf.get_output_embeddings().weight  # type: ignore[operator]
         head[ids] = embeddings[ids]
+
+
+def rescale(model: UfoModel, features: Tensor) -> None:
+    """Bring projected features to unit mean square, the size of states inside the language model.
+
+    Training to score words grows them some thirty times; layers then add next to nothing to an image token, and the
+    language model cannot work on what it sees (measured: docs/tiny_base.md).
+    """
+    last: Any = model.vlm.hf.model.multi_modal_projector.linear_2  # type: ignore[union-attr]
+    with torch.no_grad():
+        size = features.square().mean().sqrt()
+        last.weight.div_(size)
+        last.bias.div_(size)
 
 
 def groups(model: UfoModel, extra: list[Tensor], rate: float) -> list[dict[str, Any]]:
