@@ -1,104 +1,143 @@
-"""Pre-train the vision tower of the tiny base on captions, before any language model reads its features.
+"""Pre-train the vision tower of the tiny base on questions about places, before any language model reads its features.
 
-    python scripts/pretrain_tower.py --out runs/tiny_tower --seconds 600
+    python scripts/pretrain_tower.py --out runs/tiny_tower --seconds 1500
 
-What CLIP's training is to LLaVA, this is to the tiny base: from captions alone ("a big red circle in the upper left,
-...") the tower learns which words go with which part of the picture. An image token scores a word by the dot product
-with the word's embedding; a region named in a caption holds a word if any of its tokens does (multiple-instance
-learning, log-sum-exp over tokens). No boxes, no masks, no coordinates. `recipes/tiny_base.yaml` then trains the whole
-model.
+What CLIP's training is to LLaVA, this is to the tiny base. The questions "what is at column .. row ..", "which column
+and row is the middle of it in" and "how wide and tall is it" are asked about every field of the 20 x 20 board at once,
+and answered in words: what an image token shows there is scored against the embeddings of the words. No boxes, no
+masks, no pixel numbers. `recipes/tiny_base.yaml` then trains the language model on what the tower sees.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ufo_tune.config import Recipe
-from ufo_tune.core.types import Sample
 from ufo_tune.datasets import scenes
+from ufo_tune.datasets._scene_language import BOARD, NUMBERS
+from ufo_tune.datasets._scene_render import Scene
 from ufo_tune.engine import load
 from ufo_tune.engine.muon import Muon
 from ufo_tune.models.ufo import UfoModel
 
-REGIONS = [f"{y} {x}" for y in ("upper", "middle", "lower") for x in ("left", "middle", "right")]
-REGIONS[4] = "middle"
-GROUPS = (scenes.COLOURS, scenes.SHAPES, scenes.TEXTURES, scenes.SIZES)
-_CLAUSE = re.compile(r"an? ([\w ]+?) in the ([\w ]+)")
+WORDS = {
+    "there": ("nothing", "object"),
+    "colour": scenes.COLOURS,
+    "shape": scenes.SHAPES,
+    "texture": scenes.TEXTURES,
+    "size": scenes.SIZES,
+    **dict.fromkeys(("column", "row", "middle column", "middle row", "width", "height"), NUMBERS[1:]),
+}
+"""What is asked about a field -> the words of the answer. All but ``there``, ``column`` and ``row`` need an object."""
+EVERYWHERE = ("there", "column", "row")
+TELLING = ("colour", "shape", "texture", "size")
+SIDE = 128  # pixels of a scene
 
 
-def targets(samples: list[Sample], word_ids: dict[str, int]) -> Tensor:
-    """[B, 9, W] 1 where the caption puts a word into a region."""
-    out = torch.zeros(len(samples), len(REGIONS), len(word_ids))
-    for row, sample in enumerate(samples):
-        for words, region in _CLAUSE.findall(sample.targets.text if sample.targets else ""):
-            out[row, REGIONS.index(region), [word_ids[w] for w in words.split()]] = 1
-    return out
+class Reader(nn.Module):
+    """Scores the words of each answer at each field: a feature, turned by the question, against the words' embeddings.
 
-
-def region_scores(features: Tensor, words: Tensor, bias: Tensor) -> Tensor:
-    """[B, 9, W] log-sum-exp of token scores over each ninth of the picture.
+    The attributes' words are compared with the feature itself, so that it looks like what it shows.
 
     Args:
-        features: [B, K, D] projected image tokens in raster order, K a square.
-        words: [W, D] embeddings.
-        bias: [W].
+        embeddings: [V, D] of the language model; trained along.
+        ids: question -> token ids of its words.
     """
-    side = int(features.shape[1] ** 0.5)
-    scores = (features @ words.T) / words.shape[1] ** 0.5 + bias  # [B, K, W]
-    at = ((torch.arange(side) + 0.5) * 3 / side).long()  # the third in which a token's centre lies
-    member = F.one_hot((at[:, None] * 3 + at).flatten(), 9).bool()  # [K, 9]
-    hidden = scores[:, :, None].masked_fill(~member[None, :, :, None], float("-inf"))  # [B, K, 9, W]
-    return hidden.logsumexp(1)
+
+    def __init__(self, embeddings: nn.Parameter, ids: dict[str, list[int]]) -> None:
+        super().__init__()
+        self.embeddings, self.ids = embeddings, ids
+        width = embeddings.shape[1]
+        self.turn = nn.ModuleDict({q: nn.Linear(width, width, bias=False) for q in WORDS if q not in TELLING})
+        self.bias = nn.ParameterDict({q: nn.Parameter(torch.zeros(len(words))) for q, words in WORDS.items()})
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Question -> scores [B, BOARD**2, words], from projected image tokens [B, K, D] in raster order, K a square."""
+        side = int(features.shape[1] ** 0.5)
+        scores = {}
+        for question, ids in self.ids.items():
+            turned = self.turn[question](features) if question in self.turn else features
+            at = turned @ self.embeddings[ids].T / features.shape[-1] ** 0.5 + self.bias[question]  # [B, K, words]
+            grid = at.mT.unflatten(2, (side, side))  # [B, words, side, side]
+            # Scores are linear in the feature: interpolating them is scoring the interpolated feature, and cheaper.
+            fields = F.interpolate(grid, size=(BOARD, BOARD), mode="bilinear", align_corners=False)
+            scores[question] = fields.flatten(2).mT  # [B, BOARD**2, words]
+        return scores
 
 
-def train(model: UfoModel, seconds: float, batch: int, rate: float, seed: int) -> None:
-    """Train tower, projector and the words' embeddings in place."""
-    tokenizer = model.processor.tokenizer
-    words = [w for group in GROUPS for w in group]
-    index = {w: i for i, w in enumerate(words)}
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(w) for w in words])
-    embeddings = model.vlm.hf.get_input_embeddings().weight  # type: ignore[operator]
-    bias = torch.nn.Parameter(torch.full((len(words),), -5.0))
-    optimizer = Muon(groups(model, [embeddings, bias], rate), betas=(0.9, 0.98))
-    data = scenes.load("", "pretrain", task="vqa", size=1_000_000, questions=1, kinds=["caption"], seed=seed)
-    started, step, seen = time.monotonic(), 0, torch.zeros(len(GROUPS), 2)
+def answers(drawn: list[Scene]) -> dict[str, Tensor]:
+    """Question -> number of the right word [B, BOARD**2] at each field, -100 where the question does not fit."""
+    out = {q: np.full((len(drawn), BOARD * BOARD), -100) for q in WORDS}
+    centres = ((np.arange(BOARD) + 0.5) * SIDE / BOARD).astype(int)
+    number = np.arange(BOARD)
+    for row, scene in enumerate(drawn):
+        owner = scene.owner[centres][:, centres].ravel()  # [BOARD**2]
+        told = np.array(
+            [
+                [scenes.COLOURS.index(t.colour), scenes.SHAPES.index(t.shape)]
+                + [scenes.TEXTURES.index(t.texture), scenes.SIZES.index(t.size)]
+                for t in scene.things
+            ]
+        )  # [N, 4]
+        boxes = scene.boxes * (BOARD / SIDE)
+        middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(int)  # [N, 2]
+        extent = np.maximum((boxes[:, 2:] - boxes[:, :2] + 0.5).astype(int), 1) - 1  # [N, 2], the words start at "one"
+        facts = np.concatenate([told, middle, extent], axis=1)  # [N, 8]
+        there = owner >= 0
+        out["there"][row] = there
+        out["column"][row], out["row"][row] = np.tile(number, BOARD), np.repeat(number, BOARD)
+        for question, values in zip([q for q in WORDS if q not in EVERYWHERE], facts.T, strict=True):
+            out[question][row, there] = values[owner[there]]
+    return {q: torch.from_numpy(v) for q, v in out.items()}
+
+
+class Pictures:
+    """Batches of scenes as the model sees them. Scene ``k`` of the run is scene ``k`` of the split, of this seed."""
+
+    def __init__(self, model: UfoModel, split: str, seed: int) -> None:
+        self.model, self.split, self.seed = model, split, seed
+
+    def __call__(self, first: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Projected image tokens [B, K, D] of ``count`` scenes and the answers about them."""
+        drawn = [scenes.scene(self.seed, self.split, first + k, SIDE) for k in range(count)]
+        views = self.model.processor.plan((SIDE, SIDE))
+        pixels = torch.cat([self.model.processor.pixels(s.image, views)["pixel_values"] for s in drawn])
+        features = self.model.vlm.image_features({"pixel_values": pixels})
+        return features.unflatten(0, (count, -1)), answers(drawn)  # [B * K, D] -> [B, K, D]
+
+
+def train(model: UfoModel, reader: Reader, pictures: Pictures, seconds: float, batch: int, rate: float) -> Tensor:
+    """Train tower, projector and words in place; returns the last features [B, K, D]."""
+    optimizer = Muon(groups(model, reader, rate), betas=(0.9, 0.98))
+    started, step = time.monotonic(), 0
     bar = tqdm(total=round(seconds), desc="tower", unit="s")
     while (elapsed := time.monotonic() - started) < seconds:
-        share = min((step + 1) / 200, 1.0) * max(0.02, 1 - elapsed / seconds)
+        share = min((step + 1) / 100, 1.0) * max(0.02, 1 - elapsed / seconds)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        samples = [data[step * batch + i] for i in range(batch)]
-        views = model.processor.plan(samples[0].size)
-        pixels = torch.cat([model.processor.pixels(s.image, views)["pixel_values"] for s in samples])  # type: ignore[arg-type]
-        features = model.vlm.image_features({"pixel_values": pixels}).unflatten(0, (batch, -1))  # [B, K, D]
-        scores, truth = region_scores(features, embeddings[ids], bias), targets(samples, index)
-        loss = F.binary_cross_entropy_with_logits(scores, truth, reduction="sum") / batch
-        loss.backward()
+        features, truth = pictures(step * batch, batch)
+        scores = reader(features)
+        losses = [F.cross_entropy(scores[q].flatten(0, 1), truth[q].flatten(), ignore_index=-100) for q in WORDS]
+        torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 5.0)
         optimizer.step()
         optimizer.zero_grad()
-        seen += accuracy(scores.detach(), truth)
         step += 1
         if step % 50 == 0:
-            shown = (seen[:, 0] / seen[:, 1]).tolist()
-            bar.set_postfix_str(f"loss {float(loss.detach()):.2f} " + " ".join(f"{v:.2f}" for v in shown))
+            bar.set_postfix_str(f"step {step} " + " ".join(f"{float(x.detach()):.2f}" for x in losses))
             bar.n = round(elapsed)
             bar.refresh()
-            seen.zero_()
     bar.close()
-    rescale(model, features.detach())
-    with torch.no_grad():  # the head starts where the words are, so that saying a word seen is a short way
-        head = model.vlm.hf.get_output_embeddings().weight  # type: ignore[operator]
-        head[ids] = embeddings[ids]
+    return features.detach()
 
 
 def rescale(model: UfoModel, features: Tensor) -> None:
@@ -114,27 +153,28 @@ def rescale(model: UfoModel, features: Tensor) -> None:
         last.bias.div_(size)
 
 
-def groups(model: UfoModel, extra: list[Tensor], rate: float) -> list[dict[str, Any]]:
-    """Tower and projector: Muon's step for hidden matrices, AdamW's for the rest and ``extra``."""
+def groups(model: UfoModel, reader: Reader, rate: float) -> list[dict[str, Any]]:
+    """Muon's step for the hidden matrices of tower, projector and reader, AdamW's for the rest."""
     named = [(n, p) for n, p in model.vlm.hf.named_parameters() if model.vlm.part_of(n) in ("vision", "projector")]
     hidden = [p for n, p in named if p.ndim == 2 and "position_embedding" not in n]
     rest = [p for n, p in named if p.ndim != 2 or "position_embedding" in n]
     return [
-        {"params": hidden, "lr": 0.02, "peak_lr": 0.02, "weight_decay": 0.02, "muon": True},
-        {"params": [*rest, *extra], "lr": rate, "peak_lr": rate, "weight_decay": 0.0},
+        {"params": [*hidden, *reader.turn.parameters()], "lr": 0.02, "peak_lr": 0.02, "weight_decay": 0.02, "muon": True},
+        {"params": [*rest, reader.embeddings, *reader.bias.parameters()], "lr": rate, "peak_lr": rate, "weight_decay": 0.0},
     ]
 
 
-def accuracy(scores: Tensor, truth: Tensor) -> Tensor:
-    """[groups, 2]: hits and cases of naming the colour, shape, ... of regions that hold one object."""
-    out, start = torch.zeros(len(GROUPS), 2), 0
-    for number, group in enumerate(GROUPS):
-        s, t = scores[..., start : start + len(group)], truth[..., start : start + len(group)]
-        alone = t.sum(-1) == 1
-        out[number, 0] = (s.argmax(-1) == t.argmax(-1))[alone].sum()
-        out[number, 1] = alone.sum()
-        start += len(group)
-    return out
+@torch.no_grad()
+def accuracy(reader: Reader, pictures: Pictures, count: int = 200, batch: int = 20) -> dict[str, float]:
+    """Question -> share of right answers over all fields where it fits."""
+    hits = {q: torch.zeros(2) for q in WORDS}
+    for first in range(0, count, batch):
+        features, truth = pictures(first, batch)
+        scores = reader(features)
+        for question, right in truth.items():
+            fits = right >= 0
+            hits[question] += torch.tensor([(scores[question].argmax(-1) == right)[fits].sum(), fits.sum()])
+    return {q: round(float(hit / total), 3) for q, (hit, total) in hits.items()}
 
 
 def main() -> None:
@@ -142,15 +182,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="tiny:llava", help="where to start: random weights, or an earlier tower")
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seconds", type=float, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=10, help="of the weights and of the scenes")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    m = Recipe.load("tiny_base").model
-    model = load.base(args.base, "llava", m.codec, m.options)
-    train(model, args.seconds, args.batch, args.rate, args.seed)
+    section = Recipe.load("tiny_base").model
+    model = load.base(args.base, "llava", section.codec, section.options)
+    embeddings = model.vlm.hf.get_input_embeddings().weight  # type: ignore[operator]
+    ids = {q: model.processor.tokenizer.convert_tokens_to_ids(list(words)) for q, words in WORDS.items()}
+    reader = Reader(embeddings, ids)
+    features = train(model, reader, Pictures(model, "pretrain", args.seed), args.seconds, args.batch, args.rate)
+    for question, share in accuracy(reader, Pictures(model, "val", 0)).items():
+        print(f"{question:14} {share:.3f}")
+    rescale(model, features)
+    with torch.no_grad():  # the head starts where the words are, so that saying a word seen is a short way
+        said = [i for q in TELLING for i in ids[q]]
+        head = model.vlm.hf.get_output_embeddings().weight  # type: ignore[operator]
+        head[said] = embeddings[said]
     model.save(args.out)
 
 

@@ -17,6 +17,8 @@ from ufo_tune.datasets._scene_render import MIN_VISIBLE
 from ufo_tune.errors import ConfigError
 
 NUMBERS = "none one two three four five six seven eight nine ten eleven twelve".split()
+NUMBERS += "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+FIELDS = 20  # a side of the board
 PLAIN = {"circles": "circle", "squares": "square", "triangles": "triangle", "stars": "star", "crosses": "cross"}
 SIDES = (" left of ", " right of ", " above ", " below ", " in front of ", " behind ")
 
@@ -139,12 +141,12 @@ class Reader:
 
     def _cell(self, x):
         i = self.one(x)
-        column, row = (1 + int(v * 12 // self.side) for v in (self.x[i], self.y[i]))
+        column, row = (1 + int(v * FIELDS // self.side) for v in (self.x[i], self.y[i]))
         return f"column {NUMBERS[column]} row {NUMBERS[row]}"
 
     def _span(self, x, axis, unit):
         i = self.one(x)
-        number = max(1, round((self.high[i][axis] - self.low[i][axis]) * 12 / self.side + 1e-9))
+        number = max(1, round((self.high[i][axis] - self.low[i][axis]) * FIELDS / self.side + 1e-9))
         return f"{NUMBERS[number]} {unit}" + ("s" if number > 1 else "")
 
     def _width(self, x):
@@ -154,7 +156,7 @@ class Reader:
         return self._span(x, 1, "row")
 
     def _at(self, column, row):
-        px, py = (int((NUMBERS.index(v) - 0.5) * self.side / 12) for v in (column, row))
+        px, py = (int((NUMBERS.index(v) - 0.5) * self.side / FIELDS) for v in (column, row))
         hits = [i for i in self.all if self.masks[i][py, px]]
         return f"{self.things[hits[0]].size} {self.names(hits)}" if hits else "nothing"
 

@@ -1,6 +1,6 @@
 """What is said about a synthetic scene: phrases that mean exactly one object, and the tables of its language.
 
-Answers name positions in words only (a board of 12 x 12 fields, 3 x 3 regions); there are no pixel numbers, no boxes
+Answers name positions in words only (a board of 20 x 20 fields, 3 x 3 regions); there are no pixel numbers, no boxes
 and no masks here, so a model that is pre-trained on this language can see and talk but cannot point.
 """
 
@@ -14,8 +14,9 @@ from ufo_tune.datasets._scene_render import Scene
 
 NUMBERS = (
     "none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
-BOARD = 12
+BOARD = 20
 REGIONS = (
     ("upper left", "upper middle", "upper right"),
     ("middle left", "middle", "middle right"),
@@ -49,13 +50,13 @@ QUESTIONS: dict[str, str] = {
 }
 """Kinds of questions; the names in braces are filled from the tables above."""
 WEIGHTS: dict[str, float] = {
-    "caption": 1.0, "list": 0.5, "count": 1.5, "colour": 1.5, "shape": 2.5, "size": 1.0, "texture": 1.0, "exist": 1.5,
-    "where": 2.0, "region": 1.0, "cell": 4.0, "width": 2.0, "height": 2.0, "at": 4.0, "relation": 1.0, "front": 0.5,
+    "caption": 0.5, "list": 0.5, "count": 1.5, "colour": 2.0, "shape": 2.0, "size": 1.0, "texture": 1.0, "exist": 1.5,
+    "where": 2.0, "region": 1.0, "cell": 4.0, "width": 2.0, "height": 2.0, "at": 2.0, "relation": 1.5, "front": 0.5,
     "compare": 0.5, "extreme": 1.0,
 }  # fmt: skip
-"""Default mixture: most weight on what teaches the vision tower where things are and what they look like."""
-PHRASE_WEIGHTS: dict[str, float] = {"attribute": 0.5, "superlative": 0.2, "relation": 0.3}
-ASKING_WEIGHTS: dict[str, float] = {"attribute": 0.8, "superlative": 0.1, "relation": 0.1}
+"""Default mixture: most weight on finding the object that is described, and on saying where it is."""
+PHRASE_WEIGHTS: dict[str, float] = {"attribute": 0.6, "superlative": 0.2, "relation": 0.2}
+ASKING_WEIGHTS: dict[str, float] = {"attribute": 0.7, "superlative": 0.15, "relation": 0.15}
 _ANSWER_WORDS = "yes no nothing a an the in and object objects column columns row rows behind front of biggest smallest"
 _SUBSETS = {  # which attributes a description names (size, texture, colour, shape) and how often
     (0, 0, 1, 1): 5.0, (0, 0, 0, 1): 1.5, (0, 0, 1, 0): 1.0, (1, 0, 0, 1): 1.5, (0, 1, 0, 1): 1.5, (1, 0, 1, 1): 2.0,
