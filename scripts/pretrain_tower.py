@@ -61,7 +61,7 @@ class Reader(nn.Module):
         self.bias = nn.ParameterDict({q: nn.Parameter(torch.zeros(len(words))) for q, words in WORDS.items()})
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Question -> scores [B, BOARD**2, words], from projected image tokens [B, K, D] in raster order, K a square."""
+        """Question -> scores [B, BOARD**2, words], from image tokens [B, K, D] in raster order, K a square."""
         side = int(features.shape[1] ** 0.5)
         scores = {}
         for question, ids in self.ids.items():
@@ -81,13 +81,9 @@ def answers(drawn: list[Scene]) -> dict[str, Tensor]:
     number = np.arange(BOARD)
     for row, scene in enumerate(drawn):
         owner = scene.owner[centres][:, centres].ravel()  # [BOARD**2]
-        told = np.array(
-            [
-                [scenes.COLOURS.index(t.colour), scenes.SHAPES.index(t.shape)]
-                + [scenes.TEXTURES.index(t.texture), scenes.SIZES.index(t.size)]
-                for t in scene.things
-            ]
-        )  # [N, 4]
+        tables = (scenes.COLOURS, scenes.SHAPES, scenes.TEXTURES, scenes.SIZES)
+        words = [(t.colour, t.shape, t.texture, t.size) for t in scene.things]
+        told = np.array([[table.index(w) for table, w in zip(tables, one, strict=True)] for one in words])  # [N, 4]
         boxes = scene.boxes * (BOARD / SIDE)
         middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(int)  # [N, 2]
         extent = np.maximum((boxes[:, 2:] - boxes[:, :2] + 0.5).astype(int), 1) - 1  # [N, 2], the words start at "one"
@@ -158,9 +154,11 @@ def groups(model: UfoModel, reader: Reader, rate: float) -> list[dict[str, Any]]
     named = [(n, p) for n, p in model.vlm.hf.named_parameters() if model.vlm.part_of(n) in ("vision", "projector")]
     hidden = [p for n, p in named if p.ndim == 2 and "position_embedding" not in n]
     rest = [p for n, p in named if p.ndim != 2 or "position_embedding" in n]
+    hidden += list(reader.turn.parameters())
+    rest += [reader.embeddings, *reader.bias.parameters()]
     return [
-        {"params": [*hidden, *reader.turn.parameters()], "lr": 0.02, "peak_lr": 0.02, "weight_decay": 0.02, "muon": True},
-        {"params": [*rest, reader.embeddings, *reader.bias.parameters()], "lr": rate, "peak_lr": rate, "weight_decay": 0.0},
+        {"params": hidden, "lr": 0.02, "peak_lr": 0.02, "weight_decay": 0.02, "muon": True},
+        {"params": rest, "lr": rate, "peak_lr": rate, "weight_decay": 0.0},
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import PIL.Image
 import torch
 
 from ufo_tune import show
@@ -23,7 +24,7 @@ _SIDE = 384
 
 
 def draw(model: UfoModel, out: Path) -> dict[str, str]:
-    """Write ``pictures/teaser.png`` and ``pictures/slot_maps.png``.
+    """Write ``pictures/teaser.png``, ``pictures/slot_maps.png`` and ``pictures/scene.png``, a held-out scene as it is.
 
     Args:
         model: trained, with the templates of its run.
@@ -41,7 +42,9 @@ def draw(model: UfoModel, out: Path) -> dict[str, str]:
             captions.append(f"{task}: {sample.text or 'every shape'}")
     show.sheet(images, captions, _SCENES).save(folder / "teaser.png")
     _slot_maps(model, folder / "slot_maps.png")
-    return {name: f"pictures/{name}.png" for name in ("teaser", "slot_maps")}
+    (scene,) = open_dataset("scenes", "", "test", "detection", {"size": 1})
+    PIL.Image.fromarray(open_image(scene.image)).save(folder / "scene.png")
+    return {name: f"pictures/{name}.png" for name in ("teaser", "slot_maps", "scene")}
 
 
 def _asked(model: UfoModel, task: str) -> Asked:

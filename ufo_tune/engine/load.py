@@ -57,8 +57,12 @@ def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any],
         with tempfile.TemporaryDirectory() as temporary:
             made = tiny.build(name.removeprefix("tiny:"), Path(temporary), **options)
             return base(str(made), name.removeprefix("tiny:"), codec, {}, dtype=dtype)
-    if (Path(name) / CONFIG_NAME).exists():
-        return load(name, dtype=dtype)
+    last = Path(name) / "last"
+    folder = last.resolve() if last.exists() else Path(name)
+    if (folder / CONFIG_NAME).exists():
+        if (folder / ADAPTER).exists():
+            raise ModelError(f"{name}: is an adapter, no base (got {ADAPTER}); first run `ufo-tune merge {name}`")
+        return load(folder, dtype=dtype)
     build = plugins.find("models", family).build
     plugins.check_options(f"models/{family}", build, options)
     chosen = Codec.from_dict({**Codec().to_dict(), **codec})

@@ -68,7 +68,7 @@ def quickstart_report(summary: Mapping[str, Any], out: Path) -> Path:
     recipe = out / artifacts.get("run", "run") / "recipe.yaml"
     if recipe.exists():
         sections.append(("What was trained", _trained(recipe)))
-    sections.append(("Try next", _next(out, artifacts.get("model", "merged"))))
+    sections.append(("Try next", _next(out, artifacts)))
     path = out / "index.html"
     path.write_text(page("An existing model learned to point", sections), encoding="utf-8")
     return path
@@ -199,16 +199,17 @@ def _trained(file: Path) -> str:
     return table(facts) + fold("the resolved recipe", code(file.read_text(encoding="utf-8").splitlines()))
 
 
-def _next(out: Path, model: str) -> str:
+def _next(out: Path, artifacts: Mapping[str, str]) -> str:
     """Commands that work from where the quickstart was started."""
-    here = out / model
+    here = out / artifacts.get("model", "merged")
+    scene = out / artifacts.get("scene", "pictures/scene.png")
     return "\n".join(
         [
             paragraph("Ask it about a picture:"),
             code(
                 [
-                    f'ufo-tune predict {here} scene.png --task rec --text "the red circle" --out answers',
-                    f'ufo-tune predict {here} scene.png --task detection --classes "circle,square" --out answers',
+                    f'ufo-tune predict {here} {scene} --task rec --text "the red circle" --out answers',
+                    f'ufo-tune predict {here} {scene} --task detection --classes "circle,square,triangle,star,cross" --out answers',
                 ]
             ),
             paragraph("Measure it again, on all held-out scenes:"),

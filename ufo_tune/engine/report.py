@@ -8,6 +8,7 @@ Built from the files that ``evaluate`` wrote, so that it can be written again wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def _said(sample: Sample, prediction: Prediction) -> str:
     asked = f"\u201c{sample.text}\u201d" if sample.text else sample.source
     if prediction.text:
         truth = f", truth \u201c{sample.targets.text}\u201d" if sample.targets and sample.targets.text else ""
-        return f"{asked}: \u201c{prediction.text}\u201d{truth}"
+        answer = re.sub(r"(<[A-Z]+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", prediction.text)
+        return f"{asked}: \u201c{answer}\u201d{truth}"
     count = len(prediction.boxes) or len(prediction.masks or ())
     return f"{asked}: {count} found" + (f", {prediction.invalid} unreadable" if prediction.invalid else "")
