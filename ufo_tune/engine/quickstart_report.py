@@ -203,13 +203,14 @@ def _next(out: Path, artifacts: Mapping[str, str]) -> str:
     """Commands that work from where the quickstart was started."""
     here = out / artifacts.get("model", "merged")
     scene = out / artifacts.get("scene", "pictures/scene.png")
+    shapes = "circle,square,triangle,star,cross"
     return "\n".join(
         [
             paragraph("Ask it about a picture:"),
             code(
                 [
                     f'ufo-tune predict {here} {scene} --task rec --text "the red circle" --out answers',
-                    f'ufo-tune predict {here} {scene} --task detection --classes "circle,square,triangle,star,cross" --out answers',
+                    f'ufo-tune predict {here} {scene} --task detection --classes "{shapes}" --out answers',
                 ]
             ),
             paragraph("Measure it again, on all held-out scenes:"),
