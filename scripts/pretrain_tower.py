@@ -27,6 +27,7 @@ from ufo_tune.datasets._scene_language import BOARD, NUMBERS
 from ufo_tune.datasets._scene_render import Scene
 from ufo_tune.engine import load
 from ufo_tune.engine.muon import Muon
+from ufo_tune.models.tiny import waves
 from ufo_tune.models.ufo import UfoModel
 
 WORDS = {
@@ -149,6 +150,23 @@ def rescale(model: UfoModel, features: Tensor) -> None:
         last.bias.div_(size)
 
 
+@torch.no_grad()
+def lay_out_words(model: UfoModel, telling: list[int], places: list[int]) -> None:
+    """Where the rows of the language model start.
+
+    The head starts where the words that the tower learnt are, so that saying a word seen is a short way. A place on the
+    board starts as the waves of its share of the side, as integers start as those of theirs (``models.tiny``): what is
+    learnt about columns and rows is then near to what integers will mean.
+    """
+    embeddings = model.vlm.hf.get_input_embeddings().weight  # type: ignore[operator]
+    head = model.vlm.hf.get_output_embeddings().weight  # type: ignore[operator]
+    head[telling] = embeddings[telling]
+    shares = (torch.arange(BOARD) + 0.5) / BOARD
+    size = float(head.std())
+    for table in (embeddings, head):
+        table[places] = size * waves(shares, table.shape[1])
+
+
 def groups(model: UfoModel, reader: Reader, rate: float) -> list[dict[str, Any]]:
     """Muon's step for the hidden matrices of tower, projector and reader, AdamW's for the rest."""
     named = [(n, p) for n, p in model.vlm.hf.named_parameters() if model.vlm.part_of(n) in ("vision", "projector")]
@@ -195,10 +213,7 @@ def main() -> None:
     for question, share in accuracy(reader, Pictures(model, "val", 0)).items():
         print(f"{question:14} {share:.3f}")
     rescale(model, features)
-    with torch.no_grad():  # the head starts where the words are, so that saying a word seen is a short way
-        said = [i for q in TELLING for i in ids[q]]
-        head = model.vlm.hf.get_output_embeddings().weight  # type: ignore[operator]
-        head[said] = embeddings[said]
+    lay_out_words(model, [i for q in TELLING for i in ids[q]], ids["column"])
     model.save(args.out)
 
 

@@ -149,6 +149,15 @@ class Reader:
         number = max(1, round((self.high[i][axis] - self.low[i][axis]) * FIELDS / self.side + 1e-9))
         return f"{NUMBERS[number]} {unit}" + ("s" if number > 1 else "")
 
+    def _columns(self, x, axis=0):
+        i = self.one(x)
+        pixels = np.nonzero(self.masks[i].any(axis))[0]  # columns (rows) of pixels that show it, by their middles
+        first, last = (NUMBERS[1 + int((pixel + 0.5) * FIELDS / self.side)] for pixel in (pixels[0], pixels[-1]))
+        return f"{first} to {last}"
+
+    def _rows(self, x):
+        return self._columns(x, axis=1)
+
     def _width(self, x):
         return self._span(x, 0, "column")
 

@@ -40,6 +40,8 @@ QUESTIONS: dict[str, str] = {
     "where": "where is {x}",
     "region": "what is in the {region}",
     "cell": "which column and row is the middle of {x} in",
+    "columns": "which columns is {x} in",
+    "rows": "which rows is {x} in",
     "width": "how wide is {x}",
     "height": "how tall is {x}",
     "at": "what is at column {column} row {row}",
@@ -51,8 +53,8 @@ QUESTIONS: dict[str, str] = {
 """Kinds of questions; the names in braces are filled from the tables above."""
 WEIGHTS: dict[str, float] = {
     "caption": 0.5, "list": 0.5, "count": 1.5, "colour": 2.0, "shape": 2.0, "size": 1.0, "texture": 1.0, "exist": 1.5,
-    "where": 2.0, "region": 1.0, "cell": 4.0, "width": 2.0, "height": 2.0, "at": 2.0, "relation": 1.5, "front": 0.5,
-    "compare": 0.5, "extreme": 1.0,
+    "where": 2.0, "region": 1.0, "cell": 2.5, "columns": 2.5, "rows": 2.5, "width": 1.0, "height": 1.0, "at": 2.0,
+    "relation": 1.5, "front": 0.5, "compare": 0.5, "extreme": 1.0,
 }  # fmt: skip
 """Default mixture: most weight on finding the object that is described, and on saying where it is."""
 PHRASE_WEIGHTS: dict[str, float] = {"attribute": 0.6, "superlative": 0.2, "relation": 0.2}

@@ -137,6 +137,21 @@ def _cell(teller: Teller) -> Pair | None:
     return QUESTIONS["cell"].format(x=subject[1]), f"column {_field(x)} row {_field(y)}"
 
 
+def _fields(kind: str, axis: int) -> Callable[[Teller], Pair | None]:
+    """The columns (rows) of the board that hold the middles of its first and last pixels."""
+
+    def ask(teller: Teller) -> Pair | None:
+        subject = teller.subject()
+        if subject is None:
+            return None
+        middle, extent = teller.centres[subject[0]][axis], teller.extents[subject[0]][axis]
+        inside = 0.5 / teller.side  # half a pixel: the far edge is exclusive
+        first, last = _field(middle - extent / 2 + inside), _field(middle + extent / 2 - inside)
+        return QUESTIONS[kind].format(x=subject[1]), f"{first} to {last}"
+
+    return ask
+
+
 def _span(kind: str, axis: int, unit: str) -> Callable[[Teller], Pair | None]:
     def ask(teller: Teller) -> Pair | None:
         subject = teller.subject()
@@ -221,6 +236,8 @@ _KINDS: dict[str, Callable[[Teller], Pair | None]] = {
     "where": _where,
     "region": _what_in_region,
     "cell": _cell,
+    "columns": _fields("columns", 0),
+    "rows": _fields("rows", 1),
     "width": _span("width", 0, "column"),
     "height": _span("height", 1, "row"),
     "at": _at,

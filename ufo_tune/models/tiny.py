@@ -128,7 +128,7 @@ def _llava(vision: CLIPVisionConfig, language: LlamaConfig, text: PreTrainedToke
         numbers = [t for t in range(len(text)) if text.convert_ids_to_tokens(t).isdigit()]
         values = torch.tensor([int(text.convert_ids_to_tokens(t)) for t in numbers], dtype=torch.float32)
         for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-            table[numbers] = table.std() * _waves(values / max(1.0, float(values.max())), language.hidden_size)
+            table[numbers] = table.std() * waves(values / max(1.0, float(values.max())), language.hidden_size)
     model.config.save_pretrained(out)  # not the model's own: among several processes only the first one would write
     model.generation_config.save_pretrained(out)
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, out / "model.safetensors", {"format": "pt"})
@@ -146,7 +146,7 @@ def _llava(vision: CLIPVisionConfig, language: LlamaConfig, text: PreTrainedToke
     processor.save_pretrained(out)
 
 
-def _waves(values: Tensor, width: int, longest: float = 4.0) -> Tensor:
+def waves(values: Tensor, width: int, longest: float = 4.0) -> Tensor:
     """Sines and cosines [N, width] of values [N] in [0, 1]; unit variance, neighbours alike."""
     frequencies = longest**-1 * math.tau * torch.logspace(0, 2, width // 2, base=10)
     phase = values[:, None] * frequencies  # [N, width / 2]
@@ -156,7 +156,7 @@ def _waves(values: Tensor, width: int, longest: float = 4.0) -> Tensor:
 def _waves_2d(side: int, width: int) -> Tensor:
     """Position embeddings [side * side, width], half of it for each axis, raster order."""
     at = (torch.arange(side) + 0.5) / side
-    axis = _waves(at, width // 2)  # [side, width / 2]
+    axis = waves(at, width // 2)  # [side, width / 2]
     rows = axis[:, None].expand(side, side, -1)
     cols = axis[None].expand(side, side, -1)
     return torch.cat([rows, cols], dim=-1).flatten(0, 1)  # [side * side, width]
