@@ -2,7 +2,8 @@
 
     python scripts/export_base.py runs/tiny_base ufo_tune/assets/tiny_base
 
-``prepare`` adds the tokens again, as it does for every base: the quickstart starts where a user starts.
+``prepare`` adds the tokens again, as it does for every base: the quickstart starts where a user starts. Integers start
+where the number words of the same place are.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from ufo_tune.config import Recipe
+from ufo_tune.datasets._scene_language import BOARD, NUMBERS
 from ufo_tune.engine.load import load
 from ufo_tune.models import tiny
 
@@ -37,6 +40,7 @@ def export(run: Path, out: Path) -> int:
             f"{run}: its vocabulary is not that of recipes/tiny_base.yaml; export with the recipe of the run"
         )
     hf: Any = model.vlm.hf
+    integers_from_words(hf, plain, options["integers"])
     hf.resize_token_embeddings(len(plain))  # our tokens were added last
     shutil.rmtree(out, ignore_errors=True)
     hf.to(torch.bfloat16).save_pretrained(out)
@@ -47,6 +51,23 @@ def export(run: Path, out: Path) -> int:
     if size > LIMIT:
         raise SystemExit(f"{out}: {size} bytes of weights; at most {LIMIT} fit the wheel")
     return size
+
+
+@torch.no_grad()
+def integers_from_words(hf: Any, tokenizer: PreTrainedTokenizerFast, most: int) -> None:
+    """Lay the rows of 0..``most`` between those of the places ("one" .. "twenty") that mean the same share of a side.
+
+    Pre-training never says an integer, so all it learns about them is that they do not come: their rows drift together.
+    What it learnt about places in words is what they are going to mean.
+    """
+    places = tokenizer.convert_tokens_to_ids(list(NUMBERS[1:]))
+    integers = tokenizer.convert_tokens_to_ids([str(v) for v in range(most + 1)])
+    at = (torch.arange(most + 1) / most * BOARD - 0.5).clamp(0, BOARD - 1)  # [I], in places
+    low = at.long().clamp(max=BOARD - 2)
+    part = (at - low)[:, None]
+    for table in (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight):
+        words = table[places]  # [BOARD, D]
+        table[integers] = torch.lerp(words[low], words[low + 1], part)
 
 
 if __name__ == "__main__":

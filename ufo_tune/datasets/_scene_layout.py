@@ -160,7 +160,7 @@ def _attributes(draws: Draws, cards: Sequence[int], side: int) -> list[Thing]:
         size, texture = draws.weighted(odds), int(draws.uniform() * len(TEXTURES))
         twins = [other for other in taken if other[0] == shape]
         # Equal shapes often get equal colours: phrases then need size, texture, place or a neighbour.
-        if twins and draws.uniform() < 0.4:
+        if twins and draws.uniform() < 0.25:
             colour = twins[0][1]
             texture = twins[0][3] if draws.uniform() < 0.6 else texture
         free = [(a % 3, b % 3) for a in range(size, size + 3) for b in range(texture, texture + 3)]
