@@ -47,6 +47,16 @@ def picture(folder: Path, mode: str, suffix: str, size: tuple[int, int] = (50, 3
     return file
 
 
+def test_a_model_is_asked_on_the_grid_that_it_was_trained_on(tmp_path: Path) -> None:
+    model = tiny.model("llava", tmp_path)
+    model.settings["task_options"] = {"detection": {"rows": 2, "cols": 3, "keep": 4}}
+    model.save(tmp_path / "trained")
+    asked = predict.Predictor(tmp_path / "trained").asked
+    assert asked("detection").encode_options == {"rows": 2, "cols": 3, "keep": 4}
+    assert asked("detection", options={"rows": 5}).encode_options == {"rows": 5, "cols": 3, "keep": 4}
+    assert asked("instance_segmentation").encode_options == {}  # the task's own defaults
+
+
 @pytest.mark.parametrize("task", QUESTIONS)
 def test_every_task_answers_in_pixels_of_the_picture(predictor: predict.Predictor, task: str) -> None:
     image = tiny.image(size=(37, 90))

@@ -48,7 +48,7 @@ def draw(model: UfoModel, out: Path) -> dict[str, str]:
 
 
 def _asked(model: UfoModel, task: str) -> Asked:
-    return ask(task, model.templates.get(task, ""), {})
+    return ask(task, model.templates.get(task, ""), model.task_options.get(task, {}))
 
 
 def _answers(model: UfoModel, task: str) -> list[tuple[Sample, Prediction]]:

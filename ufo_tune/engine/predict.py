@@ -83,13 +83,14 @@ class Predictor:
         return prediction
 
     def asked(self, task: str, template: str | None = None, options: dict[str, Any] | None = None) -> Asked:
-        """The task in the words that the model was trained with, unless ``template`` says otherwise.
+        """The task in the words and with the options of the training, unless the arguments say otherwise.
 
         Raises:
             ConfigError: unknown task, template or option.
         """
         trained = getattr(self.model, "templates", {})
-        return ask(task, template or trained.get(task, ""), options or {})
+        known = getattr(self.model, "task_options", {}).get(task, {})
+        return ask(task, template or trained.get(task, ""), {**known, **(options or {})})
 
     def answering(self, asked: Asked) -> Answering:
         """The model, ready for one task."""

@@ -135,6 +135,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     module = Trainable(model, recipe.objectives)
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
     model.settings["templates"] = {**model.templates, **sources.templates()}
+    model.settings["task_options"] = {**model.task_options, **recipe.tasks}
     opt = optimizer(model, module.objectives, section)
     step = 0
     if resuming:

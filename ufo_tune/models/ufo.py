@@ -31,7 +31,8 @@ _SCHEMA = 1
 class UfoModel(nn.Module):
     """A family's weights and processor behind the ``GroundingModel`` protocol.
 
-    ``settings`` travels in ``ufo_config.json``: family, codec, view options, templates the run was trained with.
+    ``settings`` travels in ``ufo_config.json``: family, codec, view options, templates and
+    task options the run was trained with.
     """
 
     def __init__(self, vlm: VLM, processor: VLMProcessor, settings: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ class UfoModel(nn.Module):
             raise ModelError(f"embeddings have {rows} rows for {len(hf_processor.tokenizer)} tokens; run prepare again")
         processor = processor_class(hf_processor, codec, **options)
         family = type(vlm).__module__.rpartition(".")[2]
-        return cls(vlm, processor, {"family": family, "options": options, "templates": {}})
+        return cls(vlm, processor, {"family": family, "options": options, "templates": {}, "task_options": {}})
 
     @property
     def codec(self) -> Codec:
@@ -80,6 +81,12 @@ class UfoModel(nn.Module):
     def templates(self) -> dict[str, str]:
         """Task name -> template the weights were trained with."""
         found: dict[str, str] = self.settings["templates"]
+        return found
+
+    @property
+    def task_options(self) -> dict[str, dict[str, Any]]:
+        """Task name -> options the weights were trained with, such as the rows and columns of grid points."""
+        found: dict[str, dict[str, Any]] = self.settings["task_options"]
         return found
 
     @property
@@ -135,7 +142,8 @@ class UfoModel(nn.Module):
 
     def adopt(self, settings: dict[str, Any]) -> None:
         """Take over what a folder's ``ufo_config.json`` says about its training."""
-        self.settings["templates"] = settings.get("templates", {})
+        for name in ("templates", "task_options"):
+            self.settings[name] = settings.get(name, {})
         self.re_add_local = settings.get("re_add_local", True)
         self.retrieve_from = settings.get("retrieve_from", "output")
 
