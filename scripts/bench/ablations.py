@@ -241,9 +241,10 @@ seeds (same base, same data, same order), and "worse in" counts seeds.
 
 {tables(rows)}
 
-What to keep in mind: the base was pre-trained with bidirectional image attention and with a word objective on the image
-states after the language model, which favours the default in `causal_image` and `features_before`; masks and grid
-points are new to it. A tiny model after minutes of training says little about a large one.
+What to keep in mind: the base was pre-trained with bidirectional image attention, which favours the default in
+`causal_image`; its tower was trained to tell in words what is at each place, which favours `features_before`; masks and
+grid points are new to it. Few steps favour `one_slot_token`: it has one coarse map to learn, not sixteen fine ones. A
+tiny model after minutes of training says little about a large one.
 """
 
 
