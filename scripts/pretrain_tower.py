@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="tiny:llava", help="where to start: random weights, or an earlier tower")
     parser.add_argument("--seconds", type=float, default=1500)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=10, help="of the weights and of the scenes")
     args = parser.parse_args()
