@@ -224,6 +224,10 @@ def _gain(row: dict[str, Any]) -> str:
     return f"{row['difference']:+.3f} +- {row['difference_std']:.3f} (worse in {row['worse_in']}/{row['seeds']})"
 
 
+READING = "\n## Against the paper\n"
+"""The heading of what a person says about the tables."""
+
+
 def document(rows: Sequence[dict[str, Any]], settings: Settings, results: Sequence[dict[str, Any]]) -> str:
     """``docs/ablations.md``."""
     variants = "\n".join(f"- `{n}`: {v.what}" for n, v in VARIANTS.items() if any(r["variant"] == n for r in rows))
@@ -246,6 +250,12 @@ What to keep in mind: the base was pre-trained with bidirectional image attentio
 grid points are new to it. Few steps favour `one_slot_token`: it has one coarse map to learn, not sixteen fine ones. A
 tiny model after minutes of training says little about a large one.
 """
+
+
+def _reading(doc: Path) -> str:
+    """What was written by hand under the tables of an earlier run; it must be read again, not lost."""
+    old = doc.read_text(encoding="utf-8") if doc.exists() else ""
+    return old[old.index(READING) :] if READING in old else ""
 
 
 def main() -> None:
@@ -272,7 +282,8 @@ def main() -> None:
     write_json(options.out, {"settings": asdict(settings), "rows": rows, "runs": results})
     if options.doc:
         options.doc.parent.mkdir(parents=True, exist_ok=True)
-        options.doc.write_text(document(rows, settings, results), encoding="utf-8")
+        text = document(rows, settings, results) + _reading(options.doc)
+        options.doc.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

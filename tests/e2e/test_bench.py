@@ -58,5 +58,8 @@ def test_ablations(tmp_path):
     for name in variants[1:]:  # each change reaches the model: the same data gives other losses
         assert losses[name] != losses["default"], name
     assert all(f"`{v}`" in doc.read_text() for v in variants)
-    # What is finished is not run again.
-    assert "[10/10]" in run("ablations.py", *command, "--out", out)
+    # What is finished is not run again, and what a person wrote under the tables stays.
+    said = "\n## Against the paper\n\nRead by a person.\n"
+    doc.write_text(doc.read_text() + said)
+    assert "[10/10]" in run("ablations.py", *command, "--out", out, "--doc", doc)
+    assert doc.read_text().endswith(said) and doc.read_text().count(said) == 1

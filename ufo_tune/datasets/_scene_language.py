@@ -57,7 +57,7 @@ WEIGHTS: dict[str, float] = {
     "relation": 1.5, "front": 0.5, "compare": 0.5, "extreme": 1.0,
 }  # fmt: skip
 """Default mixture: most weight on finding the object that is described, and on saying where it is."""
-PHRASE_WEIGHTS: dict[str, float] = {"attribute": 0.7, "superlative": 0.15, "relation": 0.15}
+PHRASE_WEIGHTS: dict[str, float] = {"attribute": 0.6, "superlative": 0.2, "relation": 0.2}
 ASKING_WEIGHTS: dict[str, float] = {"attribute": 0.7, "superlative": 0.15, "relation": 0.15}
 _ANSWER_WORDS = "yes no nothing a an the in and object objects column columns row rows behind front of biggest smallest"
 _SUBSETS = {  # which attributes a description names (size, texture, colour, shape) and how often

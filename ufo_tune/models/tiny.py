@@ -85,6 +85,23 @@ def build(
     torch.manual_seed(seed)
     mlp = mlp or max(64, round(width * 8 / 3 / 64) * 64)
     text = tokenizer(words, integers)
+    vision, language = _configs(text, width, layers, vision_layers, heads, kv_heads or heads, mlp, image_size, patch)
+    _BUILDERS[family](vision, language, text, out)
+    return out
+
+
+def _configs(
+    text: PreTrainedTokenizerFast,
+    width: int,
+    layers: int,
+    vision_layers: int,
+    heads: int,
+    kv_heads: int,
+    mlp: int,
+    image_size: int,
+    patch: int,
+) -> tuple[CLIPVisionConfig, LlamaConfig]:
+    """The tower and the decoder of every family."""
     vision = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=mlp,
@@ -100,7 +117,7 @@ def build(
         intermediate_size=mlp,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=kv_heads or heads,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=8192,
         initializer_range=width**-0.5,  # the usual 0.02 learns slower at these widths (measured)
         bos_token_id=text.bos_token_id,
@@ -108,8 +125,7 @@ def build(
         pad_token_id=text.pad_token_id,
         tie_word_embeddings=False,
     )
-    _BUILDERS[family](vision, language, text, out)
-    return out
+    return vision, language
 
 
 def _llava(vision: CLIPVisionConfig, language: LlamaConfig, text: PreTrainedTokenizerFast, out: Path) -> None:
