@@ -6,12 +6,18 @@ What CLIP's training is to LLaVA, this is to the tiny base. The questions "what 
 and row is the middle of it in" and "how wide and tall is it" are asked about every field of the 20 x 20 board at once,
 and answered in words: what an image token shows there is scored against the embeddings of the words. No boxes, no
 masks, no pixel numbers. `recipes/tiny_base.yaml` then trains the language model on what the tower sees.
+
+    python scripts/pretrain_tower.py --base runs/tiny_base --keep 2 --rate 3e-4 --out runs/again
+
+goes on with the tower of a base whose language model has learnt: only what a patch shows where is asked, and features
+may not move far from what the language model knows.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -47,28 +53,37 @@ SIDE = 128  # pixels of a scene
 class Reader(nn.Module):
     """Scores the words of each answer at each field: a feature, turned by the question, against the words' embeddings.
 
-    The attributes' words are compared with the feature itself, so that it looks like what it shows.
+    The attributes' words are compared with the feature itself, so that it looks like what it shows. Whether
+    there is a thing is asked with a turn of its own for each of the fields that share an image token; the rest is about
+    the thing and interpolated.
 
     Args:
-        embeddings: [V, D] of the language model; trained along.
+        embeddings: [V, D] of the language model.
         ids: question -> token ids of its words.
+        share: fields along one side of an image token.
     """
 
-    def __init__(self, embeddings: nn.Parameter, ids: dict[str, list[int]]) -> None:
+    def __init__(self, embeddings: Tensor, ids: dict[str, list[int]], share: int) -> None:
         super().__init__()
-        self.embeddings, self.ids = embeddings, ids
+        self.embeddings, self.ids, self.share = embeddings, ids, share
         width = embeddings.shape[1]
-        self.turn = nn.ModuleDict({q: nn.Linear(width, width, bias=False) for q in WORDS if q not in TELLING})
-        self.bias = nn.ParameterDict({q: nn.Parameter(torch.zeros(len(words))) for q, words in WORDS.items()})
+        wide = {q: share**2 * width if q == "there" else width for q in ids if q not in TELLING}
+        self.turn = nn.ModuleDict({q: nn.Linear(width, wide[q], bias=False) for q in wide})
+        self.bias = nn.ParameterDict({q: nn.Parameter(torch.zeros(len(words))) for q, words in ids.items()})
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Question -> scores [B, BOARD**2, words], from image tokens [B, K, D] in raster order, K a square."""
-        side = int(features.shape[1] ** 0.5)
+        side, width = int(features.shape[1] ** 0.5), features.shape[2]
         scores = {}
         for question, ids in self.ids.items():
             turned = self.turn[question](features) if question in self.turn else features
-            at = turned @ self.embeddings[ids].T / features.shape[-1] ** 0.5 + self.bias[question]  # [B, K, words]
-            grid = at.mT.unflatten(2, (side, side))  # [B, words, side, side]
+            words = self.embeddings[ids].T / width**0.5  # [D, words]
+            if question == "there":
+                own = turned.unflatten(2, (self.share, self.share, width)) @ words  # [B, K, s, s, words]
+                grid = own.unflatten(1, (side, side)).transpose(2, 3)  # [B, side, s, side, s, words]
+                scores[question] = grid.flatten(1, 4) + self.bias[question]  # [B, BOARD**2, words]
+                continue
+            grid = (turned @ words + self.bias[question]).mT.unflatten(2, (side, side))  # [B, words, side, side]
             # Scores are linear in the feature: interpolating them is scoring the interpolated feature, and cheaper.
             fields = F.interpolate(grid, size=(BOARD, BOARD), mode="bilinear", align_corners=False)
             scores[question] = fields.flatten(2).mT  # [B, BOARD**2, words]
@@ -104,26 +119,37 @@ class Pictures:
         self.model, self.split, self.seed = model, split, seed
 
     def __call__(self, first: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Projected image tokens [B, K, D] of ``count`` scenes and the answers about them."""
+        """Pixels [B, 3, H, W] of ``count`` scenes and the answers about them."""
         drawn = [scenes.scene(self.seed, self.split, first + k, SIDE) for k in range(count)]
         views = self.model.processor.plan((SIDE, SIDE))
-        pixels = torch.cat([self.model.processor.pixels(s.image, views)["pixel_values"] for s in drawn])
-        features = self.model.vlm.image_features({"pixel_values": pixels})
-        return features.unflatten(0, (count, -1)), answers(drawn)  # [B * K, D] -> [B, K, D]
+        return torch.cat([self.model.processor.pixels(s.image, views)["pixel_values"] for s in drawn]), answers(drawn)
 
 
-def train(model: UfoModel, reader: Reader, pictures: Pictures, seconds: float, batch: int, rate: float) -> Tensor:
-    """Train tower, projector and words in place; returns the last features [B, K, D]."""
+def seen(model: UfoModel, pixels: Tensor) -> Tensor:
+    """Projected image tokens [B, K, D]."""
+    return model.vlm.image_features({"pixel_values": pixels}).unflatten(0, (len(pixels), -1))  # [B * K, D] -> [B, K, D]
+
+
+def train(
+    model: UfoModel, reader: Reader, pictures: Pictures, seconds: float, batch: int, rate: float, keep: float
+) -> Tensor:
+    """Train tower, projector and reader in place; returns the last features [B, K, D]."""
     optimizer = Muon(groups(model, reader, rate), betas=(0.9, 0.98))
+    before = deepcopy(model) if keep else None
     started, step = time.monotonic(), 0
     bar = tqdm(total=round(seconds), desc="tower", unit="s")
     while (elapsed := time.monotonic() - started) < seconds:
         share = min((step + 1) / 100, 1.0) * max(0.02, 1 - elapsed / seconds)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * share
-        features, truth = pictures(step * batch, batch)
+        pixels, truth = pictures(step * batch, batch)
+        features = seen(model, pixels)
         scores = reader(features)
-        losses = [F.cross_entropy(scores[q].flatten(0, 1), truth[q].flatten(), ignore_index=-100) for q in WORDS]
+        losses = [F.cross_entropy(scores[q].flatten(0, 1), truth[q].flatten(), ignore_index=-100) for q in scores]
+        if before is not None:
+            with torch.no_grad():
+                known = seen(before, pixels)
+            losses.append(keep * F.mse_loss(features, known))
         torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 5.0)
         optimizer.step()
@@ -173,9 +199,9 @@ def groups(model: UfoModel, reader: Reader, rate: float) -> list[dict[str, Any]]
     hidden = [p for n, p in named if p.ndim == 2 and "position_embedding" not in n]
     rest = [p for n, p in named if p.ndim != 2 or "position_embedding" in n]
     hidden += list(reader.turn.parameters())
-    rest += [reader.embeddings, *reader.bias.parameters()]
+    rest += [p for p in reader.parameters() if p.ndim == 1 or p is reader.embeddings]
     return [
-        {"params": hidden, "lr": 0.02, "peak_lr": 0.02, "weight_decay": 0.02, "muon": True},
+        {"params": hidden, "lr": 20 * rate, "peak_lr": 20 * rate, "weight_decay": 0.02, "muon": True},
         {"params": rest, "lr": rate, "peak_lr": rate, "weight_decay": 0.0},
     ]
 
@@ -183,11 +209,12 @@ def groups(model: UfoModel, reader: Reader, rate: float) -> list[dict[str, Any]]
 @torch.no_grad()
 def accuracy(reader: Reader, pictures: Pictures, count: int = 200, batch: int = 20) -> dict[str, float]:
     """Question -> share of right answers over all fields where it fits."""
-    hits = {q: torch.zeros(2) for q in WORDS}
+    hits = {q: torch.zeros(2) for q in reader.ids}
     for first in range(0, count, batch):
-        features, truth = pictures(first, batch)
-        scores = reader(features)
-        for question, right in truth.items():
+        pixels, truth = pictures(first, batch)
+        scores = reader(seen(pictures.model, pixels))
+        for question in scores:
+            right = truth[question]
             fits = right >= 0
             hits[question] += torch.tensor([(scores[question].argmax(-1) == right)[fits].sum(), fits.sum()])
     return {q: round(float(hit / total), 3) for q, (hit, total) in hits.items()}
@@ -200,20 +227,25 @@ def main() -> None:
     parser.add_argument("--base", default="tiny:llava", help="where to start: random weights, or an earlier tower")
     parser.add_argument("--seconds", type=float, default=1500)
     parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1e-3, help="AdamW's; Muon's is twenty times as large")
+    parser.add_argument("--keep", type=float, default=0.0, help="weight of staying near the features of --base")
     parser.add_argument("--seed", type=int, default=10, help="of the weights and of the scenes")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     section = Recipe.load("tiny_base").model
     model = load.base(args.base, "llava", section.codec, section.options)
-    embeddings = model.vlm.hf.get_input_embeddings().weight  # type: ignore[operator]
-    ids = {q: model.processor.tokenizer.convert_tokens_to_ids(list(words)) for q, words in WORDS.items()}
-    reader = Reader(embeddings, ids)
-    features = train(model, reader, Pictures(model, "pretrain", args.seed), args.seconds, args.batch, args.rate)
-    for question, share in accuracy(reader, Pictures(model, "val", 0)).items():
-        print(f"{question:14} {share:.3f}")
-    rescale(model, features)
-    lay_out_words(model, [i for q in TELLING for i in ids[q]], ids["column"])
+    table = model.vlm.hf.get_input_embeddings().weight  # type: ignore[operator]
+    asked = {"there": WORDS["there"]} if args.keep else WORDS
+    ids = {q: model.processor.tokenizer.convert_tokens_to_ids(list(words)) for q, words in asked.items()}
+    share = BOARD * section.options["patch"] // section.options["image_size"]
+    reader = Reader(table.detach().clone() if args.keep else table, ids, share)
+    pictures = Pictures(model, "pretrain", args.seed)
+    features = train(model, reader, pictures, args.seconds, args.batch, args.rate, args.keep)
+    for question, right in accuracy(reader, Pictures(model, "val", 0)).items():
+        print(f"{question:14} {right:.3f}")
+    if not args.keep:  # a language model that has learnt already has its sizes and its words
+        rescale(model, features)
+        lay_out_words(model, [i for q in TELLING for i in ids[q]], ids["column"])
     model.save(args.out)
 
 

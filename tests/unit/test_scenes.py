@@ -115,6 +115,9 @@ class Reader:
     def _list(self):
         return self.names(self.all)
 
+    def _repeat(self, number, group):
+        return " ".join([PLAIN[group]] * NUMBERS.index(number))
+
     def _count(self, group):
         return NUMBERS[len(self.having(group.split()))]
 

@@ -31,6 +31,7 @@ EXTREME_MARGIN, SIDE_MARGIN, OTHER_MARGIN, SIZE_MARGIN = 0.06, 0.1, 0.04, 1.3
 QUESTIONS: dict[str, str] = {
     "caption": "describe the picture",
     "list": "list the shapes from left to right",
+    "repeat": "list {number} {group}",
     "count": "how many {group} are there",
     "colour": "what colour is {x}",
     "shape": "what shape is {x}",
@@ -52,9 +53,9 @@ QUESTIONS: dict[str, str] = {
 }
 """Kinds of questions; the names in braces are filled from the tables above."""
 WEIGHTS: dict[str, float] = {
-    "caption": 0.5, "list": 0.5, "count": 1.5, "colour": 2.0, "shape": 2.0, "size": 1.0, "texture": 1.0, "exist": 1.5,
-    "where": 2.0, "region": 1.0, "cell": 2.5, "columns": 2.5, "rows": 2.5, "width": 1.0, "height": 1.0, "at": 2.0,
-    "relation": 1.5, "front": 0.5, "compare": 0.5, "extreme": 1.0,
+    "caption": 0.5, "list": 0.5, "repeat": 0.8, "count": 1.5, "colour": 2.0, "shape": 2.0, "size": 1.0, "texture": 1.0,
+    "exist": 1.5, "where": 2.0, "region": 1.0, "cell": 2.5, "columns": 2.5, "rows": 2.5, "width": 1.0, "height": 1.0,
+    "at": 2.0, "relation": 1.5, "front": 0.5, "compare": 0.5, "extreme": 1.0,
 }  # fmt: skip
 """Default mixture: most weight on finding the object that is described, and on saying where it is."""
 PHRASE_WEIGHTS: dict[str, float] = {"attribute": 0.6, "superlative": 0.2, "relation": 0.2}

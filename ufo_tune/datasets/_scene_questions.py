@@ -68,6 +68,14 @@ def _list(teller: Teller) -> Pair:
     return QUESTIONS["list"], ", ".join(f"{teller.facts[i][2]} {teller.facts[i][3]}" for i in teller.order)
 
 
+def _repeat(teller: Teller) -> Pair:
+    """Nothing to see: whoever says the same word so many times keeps count, as one who writes a run of slots must."""
+    shape = teller.draws.pick(SHAPES)
+    number = 2 + int(teller.draws.uniform() * (len(NUMBERS) - 2))
+    question = QUESTIONS["repeat"].format(number=NUMBERS[number], group=PLURALS[shape])
+    return question, " ".join([shape] * number)
+
+
 def _count(teller: Teller) -> Pair:
     draws = teller.draws
     kind = draws.weighted({"all": 0.5, "size": 0.5, "texture": 0.5, "colour": 1.5, "shape": 1.5, "both": 1.0})
@@ -227,6 +235,7 @@ def _extreme(teller: Teller) -> Pair | None:
 _KINDS: dict[str, Callable[[Teller], Pair | None]] = {
     "caption": _caption,
     "list": _list,
+    "repeat": _repeat,
     "count": _count,
     "colour": _attribute("colour", 2),
     "shape": _attribute("shape", 3),
