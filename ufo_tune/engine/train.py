@@ -131,7 +131,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     model.settings |= {"base": m.base, "base_options": m.options}
     lora.apply(model, m)
     if section.gradient_checkpointing:
-        model.vlm.hf.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        model.recompute_activations()
     module = Trainable(model, recipe.objectives)
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
     model.settings["templates"] = {**model.templates, **sources.templates()}

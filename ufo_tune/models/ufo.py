@@ -89,6 +89,13 @@ class UfoModel(nn.Module):
         found: dict[str, dict[str, Any]] = self.settings["task_options"]
         return found
 
+    def recompute_activations(self) -> None:
+        """Keep no activations inside layers; backward computes them again (``gradient_checkpointing`` of a recipe)."""
+        hf: Any = self.vlm.hf
+        # The second is the older name, which transformers 6 will not have.
+        enable = getattr(hf, "activation_checkpointing_enable", None) or hf.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
     @property
     def device(self) -> torch.device:
         """Where the embeddings live."""
