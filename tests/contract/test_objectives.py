@@ -120,3 +120,30 @@ def test_no_two_of_ours_share_a_term(model):
     terms = [t for n in OBJECTIVES for t in plugins.find("objectives", n).TERMS]
     assert len(terms) == len(set(terms)) >= len(OBJECTIVES)
     assert set(Trainable(model, {n: {} for n in OBJECTIVES})(everything(model))) == set(terms)
+
+
+def test_an_objective_out_of_tree_has_heads_of_its_own(model, tmp_path, monkeypatch):
+    """Names with dots: found, trained, and its weights are among those that a checkpoint saves."""
+    package = tmp_path / "ufo_tune_objectives_elsewhere"
+    package.mkdir()
+    (package / "mine.py").write_text(
+        "import torch\n"
+        "from ufo_tune.core.types import LossTerm\n"
+        "TERMS = ('mine',)\n"
+        "class Objective(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = torch.nn.Linear(64, 1)\n"
+        "    def before(self, batch): return []\n"
+        "    def counts(self, batch): return {'mine': torch.tensor(1.0)}\n"
+        "    def forward(self, batch, output, rerun):\n"
+        "        return {'mine': LossTerm(self.head(output.hidden).sum(), torch.tensor(1.0))}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trained = Trainable(model, {"next_token": {}, "ufo_tune_objectives_elsewhere.mine": {}})
+    terms = trained(everything(model))
+    assert {"token", "mine"} <= set(terms)
+    terms["mine"].total.backward()
+    weights = trained.objectives.state_dict()
+    assert "ufo_tune_objectives_elsewhere/mine.head.weight" in weights
+    model.zero_grad()

@@ -45,7 +45,9 @@ class Trainable(nn.Module):
         super().__init__()
         check_objectives(options)
         self.model = model
-        self.objectives = nn.ModuleDict({n: plugins.find("objectives", n).Objective(**o) for n, o in options.items()})
+        self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
+            {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
+        )
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """All loss terms of a batch by name; no two objectives share one."""
