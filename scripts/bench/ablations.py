@@ -150,7 +150,8 @@ def _prepare(variant: Variant, folder: Path, settings: Settings) -> tuple[Path, 
 
 def _base(name: str, options: dict[str, Any]) -> UfoModel:
     section = Recipe.load("quickstart").model
-    return load.base(name, section.family, section.codec, options)
+    codec = section.codec | {"slot_side": 4}  # the method's sixteen; the quickstart has no need of as many
+    return load.base(name, section.family, codec, options)
 
 
 def _score(model: UfoModel, task: str, templates: Path, samples: int) -> dict[str, float]:
