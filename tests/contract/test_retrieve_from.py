@@ -19,7 +19,7 @@ def test_training_and_generation_retrieve_from_the_same_states(model, tmp_path, 
     batch = tiny.batch(model, [tiny.grid_dialogue(3)], train=False)
     with torch.no_grad():
         output = model(batch)
-        embeds = model.embed(batch)[0]
+        embeds = model.embed(batch).embeds
     states = {"output": output.hidden, "input": embeds}[where]
     side = model.processor.side // model.processor.patch
     expected = states[0, batch.image_index[0]].reshape(side, side, -1)  # [K, D] -> [h, w, D]: one view, raster order
