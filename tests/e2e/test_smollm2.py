@@ -37,7 +37,7 @@ def test_prepare_train_merge_and_predict(tmp_path, capsys):
     losses = [row["loss/token"] for row in losses if "loss/token" in row]
     assert losses[-1] < 0.7 * losses[0], losses
     assert main(["merge", str(run), "--out", str(merged)]) == 0
-    picture = next((DATA / "train2017").glob("*.jpg"))
+    picture = next(DATA.rglob("*.jpg"))
     capsys.readouterr()
     out = ["--out", str(tmp_path / "found"), "--json"]
     assert main(["predict", str(merged), str(picture), "--task", "rec", "--text", "a person", *out]) == 0

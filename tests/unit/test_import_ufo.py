@@ -27,12 +27,12 @@ def noise(*shape, seed):
 
 @pytest.fixture
 def llava(tmp_path):
-    return builder.build("llava", tmp_path / "base", width=WIDTH)
+    return builder.build("llava", tmp_path / "llava", width=WIDTH)
 
 
 @pytest.fixture
 def internvl(tmp_path):
-    return builder.build("internvl/internvl2_5", tmp_path / "base", width=WIDTH, heads=HEADS, kv_heads=GROUPS)
+    return builder.build("internvl/internvl2_5", tmp_path / "internvl", width=WIDTH, heads=HEADS, kv_heads=GROUPS)
 
 
 def base_state(folder: Path) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ def graft(
     model.lm_head.load_state_dict(decoder.get_output_embeddings().state_dict())
     model.model.vision_tower.load_state_dict(tower.state_dict())
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     processor = LlavaProcessor(
         image_processor=image,
         tokenizer=tokenizer,
@@ -116,6 +116,8 @@ def _language(name: str) -> tuple[Any, Any]:
         raise ModelError(f"{path}: cannot be read without the package gguf ({error}); pip install gguf") from error
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: the language model has no chat template; take one that was trained to talk")
+    if hasattr(decoder.config, "quantization_config"):
+        del decoder.config.quantization_config  # of the GGUF file; the weights in memory are whole
     return decoder, tokenizer
 
 
