@@ -127,7 +127,9 @@ class Pictures:
 
 def seen(model: UfoModel, pixels: Tensor) -> Tensor:
     """Projected image tokens [B, K, D]."""
-    return model.vlm.image_features({"pixel_values": pixels}).unflatten(0, (len(pixels), -1))  # [B * K, D] -> [B, K, D]
+    return model.vlm.image_features({"pixel_values": pixels})[0].unflatten(
+        0, (len(pixels), -1)
+    )  # [B * K, D] -> [B, K, D]
 
 
 def train(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -10,19 +12,30 @@ import torch
 from ufo_tune import plugins
 from ufo_tune.core import answers
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.types import Answer, Batch, Dialogue, Sample, Slot, Turn
+from ufo_tune.core.types import NO_SIZE, Answer, Batch, Dialogue, Sample, Slot, Turn
 from ufo_tune.models import tiny
 from ufo_tune.models.ufo import UfoModel
 
-FAMILIES = ("llava",)
+FAMILIES = tuple(kind for name in plugins.names("models") for kind in tiny.kinds(name))
 CODEC = Codec(num_bins=64, slot_side=2)
 
 
-def model(family: str, folder: Path, **options: object) -> UfoModel:
+def model(family: str, folder: Path, tiles: int | str = 0, **options: object) -> UfoModel:
     """A random model of a family, in evaluation mode; the same for the same options."""
     path = tiny.build(family, folder / "base", **{"kv_heads": 2, **options})
-    built: UfoModel = plugins.find("models", family).build(str(path), CODEC, dtype=torch.float32)
+    further = {"tiles": tiles} if tiles else {}
+    built: UfoModel = _module(family).build(str(path), CODEC, dtype=torch.float32, **further)
     return built.eval()
+
+
+def takes(family: str, option: str, value: object) -> bool:
+    """Whether the family's ``build`` has an option that can take such a value."""
+    found = inspect.signature(_module(family).build).parameters.get(option)
+    return found is not None and type(value).__name__ in str(found.annotation)
+
+
+def _module(family: str) -> ModuleType:
+    return plugins.find("models", family.partition("/")[0])
 
 
 def image(seed: int = 0, size: tuple[int, int] = (40, 56)) -> np.ndarray:
@@ -30,9 +43,11 @@ def image(seed: int = 0, size: tuple[int, int] = (40, 56)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def sample(picture: np.ndarray) -> Sample:
-    """A sample that shows a picture."""
-    return Sample(picture, (picture.shape[0], picture.shape[1]), "detection", source="tiny#0")
+def sample(picture: np.ndarray | None) -> Sample:
+    """A sample that shows a picture, or is text only."""
+    return Sample(
+        picture, NO_SIZE if picture is None else (picture.shape[0], picture.shape[1]), "detection", source="tiny#0"
+    )
 
 
 def grid_dialogue(n: int = 3, question: str = "detect red circle") -> Dialogue:

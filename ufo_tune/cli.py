@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser("ufo-tune", description=_DESCRIPTION, epilog=_START, formatter_class=_formatter)
     parser.add_argument("--version", action="version", version=f"ufo-tune {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_starts(commands)
     _add_work(commands)
     _add_use(commands)
     _add_lists(commands)
@@ -118,7 +119,7 @@ def _command(
     return sub
 
 
-def _add_work(commands: _Commands) -> None:
+def _add_starts(commands: _Commands) -> None:
     sub = _command(
         commands,
         "quickstart",
@@ -134,13 +135,40 @@ def _add_work(commands: _Commands) -> None:
         "prepare",
         "work:prepare",
         "add and initialise the tokens of a base model, on CPU, before any distributed start",
-        "prepare llava-hf/llava-1.5-7b-hf --out base\nprepare tiny:llava --out base --codec.num_bins 100",
-        free=("codec", "options"),
+        "prepare llava-hf/llava-1.5-7b-hf --out base\nprepare tiny:llava --out base --codec.num_bins 100\n"
+        "prepare HuggingFaceTB/SmolLM2-135M-Instruct --vision openai/clip-vit-base-patch16 --out base\n"
+        "prepare smollm2.gguf --vision random --tower.image_size 192 --out base",
+        free=("codec", "options", "tower"),
     )
     sub.add_argument("base", metavar="BASE", help="Hub id, folder, or tiny:FAMILY (random, from config, no download)")
+    sub.add_argument(
+        "--vision",
+        default="",
+        metavar="TOWER",
+        help="make a LLaVA of BASE, a causal language model or GGUF file, and this CLIP or SigLIP; `random`: a new one",
+    )
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--family", default="llava", help="file of ufo_tune/models/ (%(default)s)")
 
+    sub = _command(
+        commands,
+        "import-ufo",
+        "work:import_ufo",
+        "turn weights that UFO released into a Hugging Face folder, or into an adapter",
+        "import-ufo ufo-llava-1.5-7b-res.pth --base llava-hf/llava-1.5-7b-hf --out ufo_res\n"
+        "import-ufo ufo-internvl2_5-8b-multi-896 --base INTERNVL_HF --family internvl --options.tiles 2x2 "
+        "--codec.num_bins 1792 --out ufo_multi",
+        free=("codec", "options"),
+    )
+    sub.add_argument("file", metavar="FILE", type=Path, help="file, or folder of shards; only tensors are read")
+    sub.add_argument("--base", required=True, help="Hub id or folder of the Hugging Face model that UFO started from")
+    sub.add_argument("--family", default="llava", help="llava or internvl (%(default)s)")
+    sub.add_argument("--adapter", action="store_true", help="keep LoRA apart, as a PEFT adapter on OUT/base")
+    sub.add_argument("--alpha", type=float, default=16, help="of LoRA, which the files do not tell (%(default)s)")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+
+
+def _add_work(commands: _Commands) -> None:
     sub = _command(
         commands,
         "train",
@@ -215,7 +243,15 @@ def _add_lists(commands: _Commands) -> None:
         sub.add_argument("name", metavar="NAME", help="a name that `ls` prints")
         sub.add_argument("file", metavar="FILE", type=Path, nargs="?", help="file to write (./NAME.yaml)")
         if kind == "recipes":
-            _recipe(_command(group, "check", "work:check", "the same as `ufo-tune check`", free=_SECTIONS))
+            sub = _command(
+                group,
+                "check",
+                "lists:check",
+                "resolve every name in recipes; neither weights nor data are opened (`ufo-tune check` does)",
+                "recipes check --all\nrecipes check internvl3_8b_lora",
+            )
+            sub.add_argument("names", metavar="RECIPE", nargs="*", help="names that `ls` prints, or YAML files")
+            sub.add_argument("--all", action="store_true", help="all that ship with ufo-tune")
         for sub in group.choices.values():
             sub.set_defaults(kind={"recipes": "recipes", "templates": "data_templates"}[kind])
 

@@ -124,22 +124,31 @@ class EvalSection(_Section):
 
 class _Document(_Section):
     @classmethod
-    def load(cls, name_or_file: str, overrides: Mapping[str, str] | None = None) -> Self:
+    def load(cls, name_or_file: str, overrides: Mapping[str, str] | None = None, *, keep_unset: bool = False) -> Self:
         """Read a YAML by name (shipped) or path and apply ``{"a.b": "value"}`` overrides.
+
+        ``keep_unset`` leaves environment variables that are not set as they are written, for looking at names only.
 
         Raises:
             ConfigError: no such file, bad YAML, unknown key, value out of range.
         """
         path = resources.locate(cls._folder(), name_or_file)
-        return cls.from_dict(read_yaml(path), overrides, where=path.name)
+        return cls.from_dict(read_yaml(path), overrides, where=path.name, keep_unset=keep_unset)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], overrides: Mapping[str, str] | None = None, where: str = "recipe") -> Self:
+    def from_dict(
+        cls,
+        data: dict[str, Any],
+        overrides: Mapping[str, str] | None = None,
+        where: str = "recipe",
+        *,
+        keep_unset: bool = False,
+    ) -> Self:
         """Validate a plain dict; see ``load``."""
         for key, text in (overrides or {}).items():
             _set(data, key, _parse(text, key, where), where)
         try:
-            return cls.model_validate(_expand(data, where))
+            return cls.model_validate(_expand(data, where, keep_unset))
         except ValidationError as error:
             raise ConfigError("\n".join(_explain(where, e, cls) for e in _causes(error))) from error
 
@@ -266,15 +275,17 @@ def _index(items: list[Any], key: str, where: str, dotted: str) -> int:
     return int(key)
 
 
-def _expand(value: Any, where: str) -> Any:
+def _expand(value: Any, where: str, keep_unset: bool = False) -> Any:
     if isinstance(value, dict):
-        return {k: _expand(v, f"{where}.{k}") for k, v in value.items()}
+        return {k: _expand(v, f"{where}.{k}", keep_unset) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand(v, where) for v in value]
+        return [_expand(v, where, keep_unset) for v in value]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match[str]) -> str:
+        if match[1] not in os.environ and keep_unset:
+            return match[0]
         if match[1] not in os.environ:
             raise ConfigError(f"{where}: environment variable is not set (got ${{{match[1]}}}); export {match[1]}=...")
         return os.environ[match[1]]

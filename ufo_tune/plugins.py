@@ -25,14 +25,19 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 }
 """What a plug-in of each kind must define."""
 
-_PLUMBING = {"models": {"base", "ufo", "local", "generate", "lora", "tiny", "shared_prefix"}}
+_PLUMBING = {
+    "models": {"base", "released", "processor", "tiles", "ufo", "local", "generate", "lora", "tiny", "shared_prefix"}
+}
 
 
 def names(kind: str) -> list[str]:
     """Sorted names of the plug-ins of one kind that are installed."""
-    package = importlib.import_module(f"ufo_tune.{kind}")
-    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
-    return sorted(n for n in found if n not in _PLUMBING.get(kind, set()))
+    return [n for n in modules(importlib.import_module(f"ufo_tune.{kind}")) if n not in _PLUMBING.get(kind, set())]
+
+
+def modules(package: ModuleType) -> list[str]:
+    """Sorted names of a package's files, without those of a leading underscore."""
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -8,18 +8,16 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from ufo_tune import plugins
+from tests.contract import test_generate as generating
 from ufo_tune.config import ModelSection
 from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Answer, Dialogue, Turn
+from ufo_tune.core.views import stitch, to_canvas, tokens_of
 from ufo_tune.engine import checkpoint, hub, load, probe
+from ufo_tune.errors import ModelError
 from ufo_tune.models import lora
 from ufo_tune.objectives.mask_retrieval import Objective as MaskRetrieval
 from ufo_tune.objectives.next_token import Objective as NextToken
-
-
-def test_every_family_is_tested():
-    assert set(plugins.names("models")) == set(tiny.FAMILIES)
 
 
 @pytest.fixture(params=tiny.FAMILIES)
@@ -27,50 +25,139 @@ def model(request, tmp_path):
     return tiny.model(request.param, tmp_path)
 
 
-def test_tokens_come_in_raster_order(model):
-    """Perturb one cell of the picture: the image token that moves most is that cell's."""
-    side = model.processor.side
-    views = model.processor.plan((side, side))
-    h, w = model.processor.grid(views)
-    base = np.full((side, side, 3), 127, dtype=np.uint8)
+TILED = [(f, t) for f in tiny.FAMILIES for t in ("1x1", "2x3", "3x2", 9) if tiny.takes(f, "tiles", t)]
+
+
+def seen(model, pictures, views):
+    """The maps [n, h, w, D] that the decoder is given of pictures of one size."""
+    pixels = model.processor.join_pixels([model.processor.pixels(p, views) for p in pictures])
     with torch.no_grad():
-        plain = model.vlm.image_features(model.processor.pixels(base, views))
-        for y in range(h):
-            for x in range(w):
-                picture = base.copy()
-                picture[y * side // h : (y + 1) * side // h, x * side // w : (x + 1) * side // w] = 255
-                moved = model.vlm.image_features(model.processor.pixels(picture, views)) - plain
-                assert moved.norm(dim=-1).argmax() == y * w + x, (y, x)
+        features = model.vlm.image_features(pixels)[0]
+    return torch.stack([stitch(f, views) for f in features.chunk(len(pictures))])
+
+
+def check_locality(model, size):
+    """Paint the pixels of one cell after the other: the cell of the map that moves most is that one."""
+    views = model.processor.plan(size)
+    h, w = model.processor.grid(views)
+    x0, y0, x1, y1 = model.processor.canvas(views)
+    background = tiny.image(0, size)  # no plain colour: norms would blow up the slightest change of empty cells
+    cells, pictures = [], [background]
+    for y in range(h):
+        for x in range(w):
+            top, bottom = (round(y0 + (y1 - y0) * (y + k) / h) for k in (0.0, 1.0))
+            left, right = (round(x0 + (x1 - x0) * (x + k) / w) for k in (0.0, 1.0))
+            if min(top, left) < 0 or bottom > size[0] or right > size[1]:
+                continue  # in part padding
+            picture = background.copy()
+            picture[top:bottom, left:right] = 255 * (picture[top:bottom, left:right] < 128)
+            pictures.append(picture)
+            cells.append((y, x))
+    plain, *painted = seen(model, pictures, views)
+    moved = [divmod(int((p - plain).norm(dim=-1).argmax()), w) for p in painted]
+    assert moved == cells and len(cells) >= min(h * w, 3)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 160), (160, 64), (110, 75)])
+def test_tokens_come_in_raster_order(model, size):
+    check_locality(model, size)
+
+
+@pytest.mark.parametrize(("family", "tiles"), TILED)
+def test_tokens_of_tiles_come_in_raster_order(family, tiles, tmp_path):
+    model = tiny.model(family, tmp_path, tiles=tiles)
+    for size in ((96, 144), (144, 100)):
+        check_locality(model, size)
 
 
 @pytest.mark.parametrize("size", [(40, 80), (80, 40), (33, 47)])
 def test_a_painted_square_lands_in_its_cells(model, size):
-    """Views are the only way from pixels to cells: paint the cell that a point falls in, find it in the map."""
-    from ufo_tune.core.views import stitch, to_canvas
-
+    """Views are the only way from pixels to cells: paint around a point, find it in the map."""
     views = model.processor.plan(size)
     h, w = model.processor.grid(views)
-    background = np.full((*size, 3), 127, dtype=np.uint8)
-    cell = max(size) // h
-    for cx, cy in ((0.25, 0.25), (0.5, 0.75)):
+    x0, y0, x1, y1 = model.processor.canvas(views)
+    background = tiny.image(0, size)
+    half = [max(2, round(length / 2)) for length in ((y1 - y0) / h, (x1 - x0) / w)]
+    pictures = [background]
+    for cx, cy in (points := ((0.25, 0.25), (0.5, 0.75))):
         picture = background.copy()
         x, y = int(cx * size[1]), int(cy * size[0])
-        picture[max(0, y - cell // 2) : y + cell // 2, max(0, x - cell // 2) : x + cell // 2] = 255
-        with torch.no_grad():
-            features = [model.vlm.image_features(model.processor.pixels(p, views)) for p in (picture, background)]
-        moved = stitch(features[0] - features[1], views).norm(dim=-1)  # [h, w]
+        square = np.s_[max(0, y - half[0]) : y + half[0], max(0, x - half[1]) : x + half[1]]
+        picture[square] = 255 * (picture[square] < 128)
+        pictures.append(picture)
+    plain, *painted = seen(model, pictures, views)
+    for (cx, cy), picture in zip(points, painted, strict=True):
+        moved = (picture - plain).norm(dim=-1)  # [h, w]
         at = divmod(int(moved.argmax()), w)
         point = to_canvas(torch.tensor([[cx, cy]]), size, views)[0] * torch.tensor([w, h])
-        assert abs(at[0] + 0.5 - float(point[1])) <= 1 and abs(at[1] + 0.5 - float(point[0])) <= 1
+        assert abs(at[0] + 0.5 - float(point[1])) <= 1.01 and abs(at[1] + 0.5 - float(point[0])) <= 1.01
+
+
+def test_canvas_of_the_map_holds_the_image(model):
+    """The map covers the image; what it shows beyond is padding of less than half the canvas."""
+    for size in ((96, 96), (50, 140), (333, 77)):
+        x0, y0, x1, y1 = model.processor.canvas(model.processor.plan(size))
+        h, w = model.processor.grid(model.processor.plan(size))
+        slack_x, slack_y = (x1 - x0) / w, (y1 - y0) / h  # a family may cut padding by whole cells
+        assert x0 <= slack_x and y0 <= slack_y and x1 >= size[1] - slack_x and y1 >= size[0] - slack_y
 
 
 def test_forward_without_our_tokens_is_plain_hf(model):
-    dialogue = Dialogue((Turn("what is red", (Answer("a circle"),)),), image_attention="causal")
-    b = tiny.batch(model, [dialogue])
+    """Logits of HF's own forward pass, its own positions included."""
+    pictures = [tiny.image(0), tiny.image(1, (64, 30))]
+    for picture in pictures:
+        dialogue = Dialogue((Turn("what is red", (Answer("a circle"),)),), image_attention="causal")
+        b = tiny.batch(model, [dialogue], [picture])
+        is_image = (b.ids == model.processor.image_id).long()
+        with torch.no_grad():
+            ours = model(b)
+            # Models with three axes of positions find them from this mark; the others take no notice of it.
+            marks = {"mm_token_type_ids": is_image} if len(b.positions) == 3 else {}
+            hf = model.vlm.hf(input_ids=b.ids, attention_mask=torch.ones_like(b.ids), **b.pixels, **marks)
+        assert torch.allclose(ours.logits(ours.hidden), hf.logits, atol=1e-4)
+
+
+def test_placeholders_are_those_of_the_hugging_face_processor(model):
+    """As many image tokens, in the same text around them, as HF's processor makes of the same tiles."""
+    picture = tiny.image(2, (48, 48))
+    b = tiny.batch(model, [Dialogue((Turn("what is red", (Answer("a circle"),)),), image_position="before")], [picture])
+    views = b.views[0]
+    assert int((b.ids == model.processor.image_id).sum()) == tokens_of(views) == (b.image_index >= 0).sum()
+
+
+def test_text_only_rows_are_plain_language(model):
+    """A row without image equals HF's forward on text, alone and beside a row that has one."""
+    text = Dialogue((Turn("what is red", (Answer("a circle"),)),))
+    b = model.processor.batch([text], [None], [(tiny.sample(None),)], True)
+    assert not b.pixels and b.views == ((),) and len(b.image_index[0]) == 0
+    mixed = model.processor.batch(
+        [text, tiny.grid_dialogue(2)],
+        [None, tiny.image(0)],
+        [(tiny.sample(None),), (tiny.sample(tiny.image(0)),)],
+        True,
+    )
     with torch.no_grad():
-        ours = model(b)
-        hf = model.vlm.hf(input_ids=b.ids, attention_mask=torch.ones_like(b.ids), **b.pixels)
-    assert torch.allclose(ours.logits(ours.hidden), hf.logits, atol=1e-4)
+        alone, beside = model(b), model(mixed)
+        hf = model.vlm.hf(input_ids=b.ids, attention_mask=torch.ones_like(b.ids))
+    assert alone.image_features[0].shape[:2] == (0, 0) == beside.image_features[0].shape[:2]
+    assert torch.allclose(alone.logits(alone.hidden), hf.logits, atol=1e-4)
+    length = alone.hidden.shape[1]
+    assert torch.allclose(alone.hidden[0], beside.hidden[0, :length], atol=1e-5)
+
+
+def test_points_without_an_image_are_refused(model):
+    with pytest.raises(ModelError, match="need an image"):
+        model.processor.batch([tiny.grid_dialogue(1)], [None], [(tiny.sample(None),)], True)
+
+
+def test_cached_decoding_equals_teacher_forcing(model):
+    """Parallel answers of two images of different size, written by the decode loop, against one pass over them."""
+    generating.varied(model)
+    grammars = [generating.GRAMMAR] * len(generating.ROWS)  # free text of a random model may say image placeholders
+    _, generations = generating.run(model, generating.ROWS, grammars)
+    assert len({text for g in generations for text in g.texts}) > 1
+    for number, (dialogue, generation) in enumerate(zip(generating.ROWS, generations, strict=True)):
+        generating.check_against_forward(model, dialogue, tiny.image(number), generation, free=False)
 
 
 def test_parallel_answers_equal_separate_ones(model):
@@ -165,25 +252,34 @@ def test_only_new_rows_train(model, language):
     assert {tokenizer.convert_tokens_to_ids(t) for t in ("<MASK>", "<box>", "</box>")} <= set(changed)
 
 
-def test_head_rows_of_new_tokens_train(model):
-    lora.apply(model, _section())
+@pytest.mark.parametrize("section", [{}, {"language": "frozen", "projector": "full"}], ids=["lora", "frozen"])
+def test_head_rows_of_new_tokens_train(model, section):
+    tied = model.vlm.hf.get_output_embeddings().weight is model.vlm.hf.get_input_embeddings().weight
+    table = "embed_tokens" if tied else "lm_head"
+    lora.apply(model, _section(**section))
     model.train()
     hidden = torch.randn(1, model.vlm.hf.config.text_config.hidden_size)
     with torch.no_grad():
         before = model.vlm.logits(hidden).clone()
-    optimizer = torch.optim.SGD([p for n, p in model.named_parameters() if p.requires_grad and "lm_head" in n], lr=1.0)
+    optimizer = torch.optim.SGD([p for n, p in model.named_parameters() if p.requires_grad and table in n], lr=1.0)
     b = tiny.batch(model, [tiny.grid_dialogue(3)])
     _loss(model, b).backward()
     optimizer.step()
     with torch.no_grad():
         changed = (model.vlm.logits(hidden) != before)[0].nonzero().flatten().tolist()
     assert changed and set(changed) <= set(model.new_token_ids())
+    ids = torch.tensor([*model.new_token_ids(), 5, 3])
+    weight, bias = model.vlm.head_rows(ids)
+    with torch.no_grad():
+        mine = torch.nn.functional.linear(hidden, weight, bias)
+        assert torch.allclose(mine, model.vlm.logits(hidden)[:, ids], atol=1e-5)
 
 
 def test_vision_tower_has_no_lora(model):
     lora.apply(model, _section())
     adapters = [n for n, _ in model.vlm.hf.named_parameters() if "lora_" in n]
-    assert adapters and all("language_model" in n for n in adapters)
+    assert adapters and all(model.vlm.part_of(n) == "language" for n in adapters)
+    assert not any(name in n for n in adapters for name in ("vision", "visual"))
 
 
 def _trained(model, tmp_path, **changes):
@@ -214,13 +310,22 @@ def _trained(model, tmp_path, **changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"projector": "full", "train_tokens": "full"},
+        {"language": "frozen", "projector": "full"},
         {"language": "full", "vision": "full", "projector": "full", "train_tokens": "full"},
     ],
-    ids=["lora", "lora+projector+embeddings", "full"],
+    ids=["lora+projector+embeddings", "projector+new rows", "full"],
 )
-def test_save_load_and_merge_keep_the_model(model, tmp_path, changes):
+@pytest.mark.parametrize("kind", ["llava", "qwen_vl/qwen3_vl"])  # one untied, one tied
+def test_whatever_trains_is_saved_and_merged(kind, changes, tmp_path):
+    check_saved_and_merged(tiny.model(kind, tmp_path), tmp_path, changes)
+
+
+def test_save_load_and_merge_keep_the_model(model, tmp_path):
+    check_saved_and_merged(model, tmp_path, {})
+
+
+def check_saved_and_merged(model, tmp_path, changes):
     trained = _trained(model, tmp_path, **changes)
     expected = probe.outputs(trained)
     loaded = probe.outputs(load.load(tmp_path / "run"))

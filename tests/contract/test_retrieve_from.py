@@ -19,9 +19,9 @@ def test_training_and_generation_retrieve_from_the_same_states(model, tmp_path, 
     batch = tiny.batch(model, [tiny.grid_dialogue(3)], train=False)
     with torch.no_grad():
         output = model(batch)
-        embeds = model.embed(batch)[0]
+        embeds = model.embed(batch).embeds
     states = {"output": output.hidden, "input": embeds}[where]
-    side = model.processor.side // model.processor.patch
+    side, _ = model.processor.cells
     expected = states[0, batch.image_index[0]].reshape(side, side, -1)  # [K, D] -> [h, w, D]: one view, raster order
     generation = model.predict(batch, DecodeSection(max_new_tokens=2), [])[0]
     torch.testing.assert_close(output.image_features[0], expected)

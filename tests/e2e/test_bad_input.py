@@ -106,7 +106,7 @@ def test_bad_rows_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"train": {"max_steps": "many"}}, ("train.max_steps", "'many'")),
         ({"objectives": {"next_tokn": {}}}, ("objectives", "'next_tokn'", "did you mean 'next_token'")),
         ({"objectives": {"next_token": {"wait": 2}}}, ("objectives.next_token.wait", "no such option", "weight")),
-        ({"model": {"base": "tiny:lava"}}, ("no builder", "'lava'", "did you mean 'llava'")),
+        ({"model": {"base": "tiny:lava"}}, ("no such name", "'lava'", "did you mean 'llava'")),
         ({"model": {"base": "no/such/folder"}}, ("no/such/folder",)),
     ],
 )

@@ -178,3 +178,20 @@ def test_our_own_fault_keeps_its_traceback_and_exits_1():
     code = "from ufo_tune.commands import lists; lists.env = None; from ufo_tune.cli import main; main(['env'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_every_shipped_recipe_resolves_without_weights_or_data(capsys, monkeypatch):
+    monkeypatch.delenv("COCO", raising=False)
+    monkeypatch.delenv("UFO_TUNE_REAL_DATA", raising=False)
+    assert cli.main(["recipes", "check", "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.partition(":")[0] for line in lines} == set(resources.names("recipes"))
+
+
+def test_recipes_that_do_not_resolve_are_all_named(tmp_path, capsys):
+    for name, family in (("a", "lava"), ("b", "qwenvl")):
+        text = f"model: {{base: x, family: {family}}}\ndata: {{mixture: [{{task: rec, dataset: scenes}}]}}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert cli.main(["recipes", "check", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "quickstart"]) == 2
+    caught = capsys.readouterr()
+    assert "'lava'" in caught.err and "'qwenvl'" in caught.err and "quickstart: model" in caught.out

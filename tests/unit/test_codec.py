@@ -92,12 +92,12 @@ def test_no_boxes():
         assert codec.decode_boxes(values, SIZE, torch.zeros(0, 2)).shape == (0, 4)
 
 
-def test_local_format_needs_points():
-    codec = Codec(box_format="cxcywh_local")
-    with pytest.raises(ModelError, match="grid points"):
-        codec.encode_boxes(BOX, SIZE)
-    with pytest.raises(ModelError, match="grid points"):
-        codec.decode_boxes(torch.zeros(1, 4, dtype=torch.long), SIZE)
+def test_local_format_without_points_is_absolute():
+    """UFO's REC and its detection share a codec: without a grid point the centre counts from the middle, + 0.5."""
+    local, absolute = Codec(box_format="cxcywh_local"), Codec(box_format="cxcywh")
+    values = local.encode_boxes(BOX, SIZE)
+    assert torch.equal(values, absolute.encode_boxes(BOX, SIZE))
+    assert torch.equal(local.decode_boxes(values, SIZE), absolute.decode_boxes(values, SIZE))
 
 
 def test_dictionary_round_trip_through_json():

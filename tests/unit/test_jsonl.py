@@ -235,3 +235,26 @@ def test_offsets_hold_for_any_line_ends_and_letters(folder: Path) -> None:
     samples = jsonl.load(str(folder), "train", task="rec")
     assert [s.text for s in samples] == [f"die Tasse Nr. {n}, größer" for n in range(4)]
     assert samples[3].source.endswith(":5")
+
+
+def test_a_question_may_do_without_an_image(folder: Path, tmp_path: Path) -> None:
+    """Text-only rows: read, encoded beside rows that have an image, and drawn as words."""
+    from tests import tiny
+    from ufo_tune.data.collate import Collator
+    from ufo_tune.engine.sources import ask
+
+    content = [
+        {"question": "what is red", "answer": "a circle"},
+        {"image": "a.png", "question": "what is it", "answer": "a square"},
+        {"messages": [{"role": "user", "content": "what"}, {"role": "assistant", "content": "the box"}]},
+    ]
+    samples = _load(folder, content, "vqa")
+    assert [s.image is None for s in samples] == [True, False, True] and samples[0].size == (0, 0)
+    assert [_truth(s).text for s in samples] == ["a circle", "a square", "the box"]
+    asked = ask("vqa", "", {})
+    model = tiny.model("llava", tmp_path)
+    collate = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options)
+    batch = collate.rows([(s,) for s in samples], np.random.default_rng(0))
+    assert batch is not None and [len(v) for v in batch.views] == [0, 1, 0]
+    assert len(batch.pixels["pixel_values"]) == 1
+    assert not validate(folder / "train.jsonl") and len(show(folder / "train.jsonl", tmp_path / "seen")) == 1

@@ -34,6 +34,48 @@ def test_wrong_token_count_and_order_are_refused():
         views.stitch(torch.zeros(12, 1), _tiles(1, 2)[::-1])
 
 
+def test_thumbnails_and_line_ends_are_no_cells():
+    """Tokens of LLaVA-OneVision's order: the whole image, then a map whose rows end with a token that shows nothing."""
+    whole = View((0.0, 0.0, 30.0, 20.0), (2, 2), thumbnail=True)
+    seen = (whole, View((0.0, 0.0, 30.0, 20.0), (2, 3), newline=True))
+    assert views.tokens_of(seen) == 4 + 2 * (3 + 1)
+    assert views.cells(seen).tolist() == [[4, 5, 6], [8, 9, 10]]
+    assert views.canvas(seen) == (0.0, 0.0, 30.0, 20.0) and views.grid_of(seen) == (2, 3)
+    last = (*_tiles(1, 2), View((0.0, 0.0, 9.0, 9.0), (2, 3), thumbnail=True))  # InternVL's order
+    assert views.cells(last).tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+
+
+def test_no_image_has_no_cells():
+    assert views.grid_of(()) == (0, 0) and views.stitch(torch.zeros(0, 5), ()).shape == (0, 0, 5)
+
+
+def test_cells_found_while_generating_can_index_states_that_train():
+    seen = _tiles(3, 2)
+    with torch.inference_mode():
+        views.cells(seen)
+    states = torch.ones(36, 1, requires_grad=True)
+    views.stitch(states, seen).sum().backward()
+    assert states.grad is not None and states.grad.sum() == 36
+
+
+@pytest.mark.parametrize("most", [1, 6, 12])
+def test_tiling_is_that_of_hugging_face(most):
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    for size in ((448, 448), (896, 896), (1344, 1344), (480, 640), (1080, 1920), (100, 3000), (997, 613), (60, 60)):
+        cols, rows = get_optimal_tiled_canvas(size, (448, 448), 1, most)
+        assert views.tiling(size, most, 448) == (rows, cols), size
+
+
+def test_tiling_keeps_rows_and_columns_within_bounds():
+    assert views.tiling((100, 3000), 12, 448) == (1, 12) and max(views.tiling((100, 3000), 12, 448, longest=6)) <= 6
+
+
+def test_crops_fill_the_canvas_row_by_row():
+    found = views.crops(views.letterbox((40, 80), 2, 3), 2, 3, (2, 2))
+    assert views.canvas(found) == views.letterbox((40, 80), 2, 3) and views.grid_of(found) == (4, 6)
+
+
 @pytest.mark.parametrize("size", [(40, 80), (80, 40), (64, 64)])
 def test_letterbox_is_centred_and_keeps_the_aspect(size):
     x0, y0, x1, y1 = views.letterbox(size)

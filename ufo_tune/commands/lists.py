@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ufo_tune import __version__, plugins, resources
 from ufo_tune.config import read_yaml
-from ufo_tune.errors import ConfigError
+from ufo_tune.errors import ConfigError, UfoTuneError
 
 _LIBRARIES = (
     "torch torchvision transformers tokenizers peft accelerate numpy pillow pycocotools scipy pydantic "
@@ -23,6 +23,24 @@ _LIBRARIES = (
 def recipes(args: Namespace) -> None:
     """The recipes, with what they train."""
     _table(args, [_row("recipes", n, "description", "expected") for n in resources.names("recipes")])
+
+
+def check(args: Namespace) -> None:
+    """Resolve every name in recipes; all are looked at before the first failure is reported."""
+    from ufo_tune.config import Recipe
+    from ufo_tune.engine.check import resolve
+
+    chosen = resources.names("recipes") if args.all else args.names
+    if not chosen:
+        raise ConfigError("recipes check: names no recipe (got nothing); give names, or --all")
+    problems = []
+    for name in chosen:
+        try:
+            print(f"{name}: {resolve(Recipe.load(name, keep_unset=True))[0]}")
+        except UfoTuneError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def templates(args: Namespace) -> None:

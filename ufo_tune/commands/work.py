@@ -1,4 +1,4 @@
-"""Commands that make something: quickstart, prepare, train, merge, check."""
+"""Commands that make something: quickstart, prepare, import-ufo, train, merge, check."""
 
 from __future__ import annotations
 
@@ -20,16 +20,37 @@ def quickstart(args: Namespace) -> None:
 
 def prepare(args: Namespace) -> None:
     """Tokens into a base; ``--codec.x`` and ``--options.x`` are fields of the codec and options of the family."""
-    import yaml
-
     from ufo_tune.engine.prepare import prepare
 
-    given: dict[str, dict[str, Any]] = {"codec": {}, "options": {}}
+    given = _given(args, "codec", "options", "tower")
+    out = prepare(args.base, args.out, family=args.family, vision=args.vision, **given)
+    print(f"prepared: {out}")
+
+
+def import_ufo(args: Namespace) -> None:
+    """Released weights into a folder of ours."""
+    from ufo_tune.engine.import_ufo import import_ufo
+
+    given = _given(args, "codec", "options")
+    found = import_ufo(
+        args.file, args.base, args.out, family=args.family, adapter=args.adapter, alpha=args.alpha, **given
+    )
+    print(
+        f"imported: {args.out}; {found['keys']} keys, of which {found['lora']} are LoRA factors and {found['ignored']} "
+        f"no weights; {found['from_base']} parameters from the base"
+    )
+    print(f"next: ufo-tune predict {args.out} PHOTO --task rec --text PHRASE")
+
+
+def _given(args: Namespace, *sections: str) -> dict[str, dict[str, Any]]:
+    """``--codec.x``, ``--options.x``, ... by section."""
+    import yaml
+
+    given: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for key, text in args.overrides.items():
         section, _, name = key.partition(".")
         given[section][name] = yaml.safe_load(text)
-    out = prepare(args.base, args.out, family=args.family, **given)
-    print(f"prepared: {out}")
+    return given
 
 
 def train(args: Namespace) -> None:

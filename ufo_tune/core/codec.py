@@ -90,13 +90,11 @@ class Codec:
         Args:
             boxes: [N, 4] xyxy pixels of the original image.
             size: (H, W) of the original image.
-            points: [N, 2] x, y in [0, 1] of each box's grid point; for ``cxcywh_local`` only.
+            points: [N, 2] x, y in [0, 1] of each box's grid point; for ``cxcywh_local`` only. An answer without a
+                point counts from the middle, which makes its centre absolute, as in UFO's REC.
 
         Returns:
             [N, 4] int64 bins in 0..num_bins.
-
-        Raises:
-            ModelError: ``cxcywh_local`` without points.
 
         Source:
             UFO (arXiv 2503.01342) sec. 3.1 (xyxy); its code at 6976de9 (the other two).
@@ -105,7 +103,7 @@ class Codec:
         # Doubles, and the product before the quotient: a coordinate half-way between two bins is then exactly so.
         scaled = values.double() * self.num_bins / self._extent(size, boxes.device)  # [N, 4]
         if self.box_format == "cxcywh_local":
-            centres = scaled[:, :2] - (self._given(points).to(scaled) - 0.5) * self.num_bins
+            centres = scaled[:, :2] - (_origin(points, scaled) - 0.5) * self.num_bins
             scaled = torch.cat([centres, scaled[:, 2:]], dim=1)  # [N, 2] + [N, 2] -> [N, 4]
         return scaled.round().clamp(0, self.num_bins).long()
 
@@ -121,13 +119,10 @@ class Codec:
 
         Returns:
             [N, 4] float32 xyxy pixels of the original image.
-
-        Raises:
-            ModelError: ``cxcywh_local`` without points.
         """
         unit = values.double() / self.num_bins  # [N, 4]
         if self.box_format == "cxcywh_local":
-            centres = unit[:, :2] + self._given(points).to(unit) - 0.5
+            centres = unit[:, :2] + _origin(points, unit) - 0.5
             unit = torch.cat([centres, unit[:, 2:]], dim=1)  # [N, 2] + [N, 2] -> [N, 4]
         corners = unit if self.box_format == "xyxy" else cxcywh_to_xyxy(unit)
         boxes = clip(corners * self._extent(size, values.device), size)
@@ -156,12 +151,12 @@ class Codec:
             raise ModelError(f"codec.depth_range: is not a range (got {limits!r}); give [near, far] in metres")
         return cls(**{**data, "depth_range": tuple(limits)})
 
-    def _given(self, points: Tensor | None) -> Tensor:
-        if points is None:
-            raise ModelError("codec: box_format 'cxcywh_local' needs the grid points (got none); pass points")
-        return points
-
     @staticmethod
     def _extent(size: tuple[int, int], device: torch.device) -> Tensor:
         height, width = size
         return torch.tensor([width, height, width, height], dtype=torch.float64, device=device)  # [4]
+
+
+def _origin(points: Tensor | None, like: Tensor) -> Tensor:
+    """[N, 2] or [1, 2] of what centres are relative to; the middle of the image without grid points."""
+    return like.new_full((1, 2), 0.5) if points is None else points.to(like)

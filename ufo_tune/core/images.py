@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image as pil
 from PIL import ImageOps
 
-from ufo_tune.core.types import Image
+from ufo_tune.core.types import Image, Sample
 from ufo_tune.errors import DataError
 
 MAX_PIXELS = 100_000_000
@@ -55,6 +55,23 @@ def open_image(image: Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         opened.load()
         upright = ImageOps.exif_transpose(opened)
         return np.array(_rgb(upright, image))  # [H, W, 3], a copy that may be written to
+
+
+def sample_image(sample: Sample) -> np.ndarray | None:
+    """RGB pixels [H, W, 3] uint8 of a sample; None where it is text only.
+
+    Raises:
+        DataError: unreadable, or not of the size that the annotation says.
+    """
+    if sample.image is None:
+        return None
+    image = open_image(sample.image)
+    if image.shape[:2] != tuple(sample.size):
+        raise DataError(
+            f"{sample.source}: the image is {image.shape[:2]} but the annotation says {tuple(sample.size)}; mend the "
+            "annotation or the file"
+        )
+    return image
 
 
 def image_size(image: Image, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

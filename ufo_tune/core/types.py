@@ -29,6 +29,8 @@ Rle = Mapping[str, Any]
 """COCO run-length mask: ``{"size": [H, W], "counts": bytes}``."""
 Image = Path | np.ndarray
 """A file, or RGB pixels [H, W, 3] uint8 that were made in memory."""
+NO_SIZE = (0, 0)
+"""(H, W) of a sample that has no image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,12 @@ class Targets:
 class Sample:
     """One question about one image, with or without its truth.
 
-    ``text`` is the phrase (rec, res) or the question (vqa); ``classes`` the names asked for (grid tasks).
+    ``text`` is the phrase (rec, res) or the question (vqa); ``classes`` the names asked for (grid tasks). Without an
+    image (text only) ``image`` is None and ``size`` is ``NO_SIZE``.
     Samples with the same ``image_id`` show the same picture and may be packed into one batch row.
     """
 
-    image: Image
+    image: Image | None
     size: tuple[int, int]  # (H, W) of the original image
     task: str
     text: str = ""
@@ -128,11 +131,19 @@ class View:
     """One crop as the vision tower sees it.
 
     ``box`` (xyxy, original pixels) may reach beyond the image where the crop is padded. ``grid`` tokens are in raster
-    order.
+    order; with ``newline`` one more token, which shows nothing, ends every row of them. A ``thumbnail`` is the image
+    once more beside its crops: the model sees its tokens, and they are no part of the map.
     """
 
     box: tuple[float, float, float, float]
     grid: tuple[int, int]
+    newline: bool = False
+    thumbnail: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens that it takes."""
+        return self.grid[0] * (self.grid[1] + self.newline)
 
 
 @dataclass(slots=True)

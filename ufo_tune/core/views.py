@@ -6,7 +6,9 @@ ratio was kept. Views tile it in raster order of their corners; features, grid p
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +36,51 @@ def letterbox(size: tuple[int, int], rows: int = 1, cols: int = 1) -> Box:
     return (-pad_x, -pad_y, width + pad_x, height + pad_y)
 
 
+def crops(box: Box, rows: int, cols: int, grid: tuple[int, int]) -> tuple[View, ...]:
+    """Cut a rectangle into ``rows`` x ``cols`` equal views of ``grid`` tokens, row by row."""
+    xs = torch.linspace(box[0], box[2], cols + 1, dtype=torch.float64).tolist()
+    ys = torch.linspace(box[1], box[3], rows + 1, dtype=torch.float64).tolist()
+    return tuple(View((xs[c], ys[r], xs[c + 1], ys[r + 1]), grid) for r in range(rows) for c in range(cols))
+
+
+def tiling(size: tuple[int, int], most: int, side: int, longest: int = 1 << 30) -> tuple[int, int]:
+    """Rows and columns of tiles for an image: the nearest aspect ratio among all with at most ``most`` tiles.
+
+    Of ratios equally near the larger tiling is taken where the image has more than half of its pixels.
+
+    Args:
+        size: (H, W) of the image in pixels.
+        most: tiles.
+        side: of a tile, pixels.
+        longest: rows or columns at most.
+    Source:
+        InternVL's ``dynamic_preprocess`` (ufo.md 9.2), and HF's ``get_optimal_tiled_canvas``.
+    """
+    height, width = size
+    known = sorted(
+        ((r, c) for r in range(1, min(most, longest) + 1) for c in range(1, min(most // r, longest) + 1)),
+        key=lambda rc: (rc[0] * rc[1], rc[1]),
+    )
+    best, nearest = (1, 1), float("inf")
+    for rows, cols in known:
+        distance = abs(width / height - cols / rows)
+        if distance < nearest or (distance == nearest and height * width > 0.5 * side * side * rows * cols):
+            best, nearest = (rows, cols), distance
+    return best
+
+
+def _parts(views: Sequence[View]) -> list[View]:
+    """The views that make up the map."""
+    return [v for v in views if not v.thumbnail]
+
+
 def canvas(views: Sequence[View]) -> Box:
     """xyxy bounds (original pixels) of all views together."""
-    x0, y0, x1, y1 = zip(*(v.box for v in views), strict=True)
+    x0, y0, x1, y1 = zip(*(v.box for v in _parts(views)), strict=True)
     return (min(x0), min(y0), max(x1), max(y1))
 
 
-def _tiling(views: Sequence[View]) -> tuple[int, int]:
+def _raster(views: Sequence[View]) -> tuple[int, int]:
     """Rows and columns of the views.
 
     Raises:
@@ -49,15 +89,40 @@ def _tiling(views: Sequence[View]) -> tuple[int, int]:
     cols = len({round(v.box[0], 3) for v in views})
     rows = len({round(v.box[1], 3) for v in views})
     corners = [(round(v.box[1], 3), round(v.box[0], 3)) for v in views]
-    if rows * cols != len(views) or corners != sorted(corners) or len({v.grid for v in views}) != 1:
+    if rows * cols != len(views) or corners != sorted(corners) or len({(v.grid, v.newline) for v in views}) != 1:
         raise ModelError(f"views: not a raster of equal tiles (got {list(views)}); order them row by row")
     return rows, cols
 
 
 def grid_of(views: Sequence[View]) -> tuple[int, int]:
-    """(h, w) of the stitched token grid."""
-    rows, cols = _tiling(views)
-    return rows * views[0].grid[0], cols * views[0].grid[1]
+    """(h, w) of the stitched token grid; (0, 0) without an image."""
+    parts = _parts(views)
+    rows, cols = _raster(parts) if parts else (0, 0)
+    return (rows * parts[0].grid[0], cols * parts[0].grid[1]) if parts else (0, 0)
+
+
+def tokens_of(views: Sequence[View]) -> int:
+    """Image tokens of all views together."""
+    return sum(v.tokens for v in views)
+
+
+@lru_cache(maxsize=4096)
+@torch.inference_mode(False)  # what is kept from generation may index states that train
+def cells(views: tuple[View, ...]) -> Tensor:
+    """Which image token, in the order of the views, shows each cell of the map: [h, w] i64.
+
+    Raises:
+        ModelError: views are not a full raster of equal grids.
+    """
+    starts = [0, *itertools.accumulate(v.tokens for v in views)]
+    parts = [(start, v) for start, v in zip(starts, views, strict=False) if not v.thumbnail]
+    if not parts:
+        return torch.zeros(0, 0, dtype=torch.long)
+    rows, cols = _raster([v for _, v in parts])
+    h, w = parts[0][1].grid
+    inner = torch.arange(h)[:, None] * (w + parts[0][1].newline) + torch.arange(w)  # [h, w]
+    tiles = torch.stack([start + inner for start, _ in parts]).view(rows, cols, h, w)  # [rows, cols, h, w]
+    return tiles.transpose(1, 2).reshape(rows * h, cols * w)  # [rows*h, cols*w]
 
 
 def stitch(features: Tensor, views: Sequence[View]) -> Tensor:
@@ -67,19 +132,18 @@ def stitch(features: Tensor, views: Sequence[View]) -> Tensor:
         features: [K, D], view by view, raster order inside a view.
         views: the views they come from.
     Returns:
-        [h, w, D].
+        [h, w, D]: tokens of thumbnails and line ends are left out.
     Raises:
         ModelError: the number of tokens does not fit the views.
     """
-    rows, cols = _tiling(views)
-    h, w = views[0].grid
-    if len(features) != rows * cols * h * w:
+    views = tuple(views)
+    at = cells(views)
+    if len(features) != tokens_of(views):
         raise ModelError(
-            f"views: {len(features)} image tokens for {rows}x{cols} views of {h}x{w} cells; "
-            f"{rows * cols * h * w} are expected"
+            f"views: {len(features)} image tokens for {len(views)} views; {tokens_of(views)} are expected (got "
+            f"{list(views)})"
         )
-    tiles = features.view(rows, cols, h, w, -1)  # [rows, cols, h, w, D]
-    return tiles.transpose(1, 2).reshape(rows * h, cols * w, -1)  # [rows*h, cols*w, D]
+    return features[at.to(features.device)]
 
 
 def to_canvas(points: Tensor, size: tuple[int, int], views: Sequence[View]) -> Tensor:

@@ -10,9 +10,9 @@ import numpy as np
 
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Batch, Dialogue, Sample, Turn
-from ufo_tune.data.images import open_image
-from ufo_tune.errors import ConfigError, DataError
-from ufo_tune.models.base import EncodedRow, VLMProcessor
+from ufo_tune.data.images import sample_image
+from ufo_tune.errors import ConfigError
+from ufo_tune.models.processor import EncodedRow, VLMProcessor
 from ufo_tune.templates import Template
 
 Augmentation = Callable[[np.ndarray, Sample, np.random.Generator], tuple[np.ndarray, Sample]]
@@ -57,14 +57,9 @@ class Collator:
 
     def row(self, group: tuple[Sample, ...], rng: np.random.Generator | None) -> EncodedRow:
         """One encoded row."""
-        image = open_image(group[0].image)
-        if image.shape[:2] != tuple(group[0].size):
-            raise DataError(
-                f"{group[0].source}: the image is {image.shape[:2]} but the annotation says {tuple(group[0].size)}; "
-                "mend the annotation or the file"
-            )
+        image = sample_image(group[0])
         samples = group
-        if self.augment is not None and rng is not None:
+        if self.augment is not None and rng is not None and image is not None:
             if len(group) > 1:
                 raise ConfigError("data.augment: cannot move samples packed in one row (got pack > 1); use one of them")
             image, moved = self.augment(image, group[0], rng)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ufo_tune.core.types import Sample, Samples
-from ufo_tune.data.images import open_image
+from ufo_tune.data.images import open_image, sample_image
 from ufo_tune.datasets import jsonl
 from ufo_tune.errors import DataError
 from ufo_tune.show import draw, sheet
@@ -108,11 +108,17 @@ def contact_sheet(samples: Samples, columns: int = COLUMNS) -> Any:
         boxes = targets.boxes if targets is not None else torch.zeros(0, 4)
         names = [sample.classes[k] for k in targets.labels.tolist()] if targets is not None and sample.classes else None
         masks = targets.masks if targets is not None else None
-        pictures.append(draw(open_image(sample.image), boxes, masks, names, scale_to=_SIDE))
+        pictures.append(draw(_shown(sample), boxes, masks, names, scale_to=_SIDE))
         words = sample.text or ", ".join(sample.classes)
         said = f" -> {targets.text}" if targets is not None and targets.text else ""
         captions.append(f"{Path(sample.source).name} {words}{said}")
     return sheet(pictures, captions, columns)
+
+
+def _shown(sample: Sample) -> np.ndarray:
+    """The picture of a sample; white where it is text only."""
+    image = sample_image(sample)
+    return np.full((_SIDE // 4, _SIDE, 3), 255, dtype=np.uint8) if image is None else image
 
 
 def _each_task(path: Path, classes: Sequence[str], image_root: str) -> list[jsonl.Jsonl]:
@@ -128,7 +134,7 @@ def _faults(sample: Sample, checked: dict[Path, str | None]) -> Iterator[str]:
         shape: tuple[int, ...] = sample.image.shape[:2]
         if shape != tuple(sample.size):
             yield f"the image is {shape} but the annotation says {tuple(sample.size)}; mend one of them"
-    else:
+    elif sample.image is not None:
         if sample.image not in checked:
             checked[sample.image] = _unreadable(sample.image, sample.size)
         if (fault := checked[sample.image]) is not None:

@@ -88,7 +88,7 @@ def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
 def _with_tasks(row: Row, data: Mapping[str, Any], has_objects: bool) -> Row:
     """The row with the tasks it serves: the one it names, or those its content allows."""
     possible: list[str] = []
-    if row.question and row.answer and len(row.images) == 1:
+    if row.question and row.answer and len(row.images) <= 1:
         possible.append("vqa")
     if row.refs:
         possible += ["rec", "res"] if row.masks is not None else ["rec"]
@@ -131,6 +131,8 @@ def _refuse_misspelt(data: Mapping[str, Any], where: str) -> None:
 
 def _images(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
     images = data.get("images", data.get("image"))
+    if images is None and ("question" in data or "messages" in data) and not {"objects", "classes"} & set(data):
+        return ()  # text only
     images = [images] if isinstance(images, str | dict) else images
     if isinstance(images, list):
         images = [i.get("path") if isinstance(i, dict) else i for i in images]

@@ -9,7 +9,8 @@
 ===================  ===========================================================================================
 key                  means
 ===================  ===========================================================================================
-image, or images     path below the folder (or absolute); ``images`` is a list, as ms-swift has it
+image, or images     path below the folder (or absolute); ``images`` is a list, as ms-swift has it; a question and
+                     answer may do without
 objects.ref          one text per object: its phrase, or its class where ``classes`` are given
 objects.bbox         one ``[x1, y1, x2, y2]`` per object; may be left out where there are masks
 objects.bbox_type    ``real`` (default): pixels of the original image as a viewer shows it; ``norm1``: 0 to 1
@@ -44,7 +45,7 @@ import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
-from ufo_tune.core.types import Rle, Sample, Targets
+from ufo_tune.core.types import NO_SIZE, Rle, Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets._jsonl_rows import PER_OBJECT, TASKS, Row, read_row
 from ufo_tune.errors import ConfigError, DataError
@@ -100,6 +101,9 @@ class Jsonl(Sequence[Sample]):
             file.seek(place.offset)
             line = file.readline()
         row = read_row(line, f"{self.path}:{place.line}", self.classes)
+        if not row.images:
+            answer = Targets(text=row.answer)
+            return Sample(None, NO_SIZE, self.task, row.question, targets=answer, source=row.where, image_id=row.where)
         numbers = [place.part] if self.task in PER_OBJECT else row.objects_of(place.part)
         shown = row.image_of[place.part] if self.task in PER_OBJECT else place.part
         image = self.images / row.images[shown]
@@ -212,7 +216,8 @@ def open_file(
         if task in row.tasks:
             for part in range(row.parts(task)):
                 places.append(_Place(offset, number, part))
-                ids.append(row.images[row.image_of[part] if task in PER_OBJECT else part])
+                shown = row.image_of[part] if task in PER_OBJECT else part
+                ids.append(row.images[shown] if row.images else f"{path}:{number}")
     images = Path(image_root) if image_root else path.parent
     return Jsonl(path, images, task, tuple(classes), tuple(places), tuple(ids), tuple(problems), dict(served))
 

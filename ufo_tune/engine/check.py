@@ -22,10 +22,10 @@ from ufo_tune.config import ModelSection, Protocol, Recipe
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Samples
 from ufo_tune.data.augment import Augment
-from ufo_tune.data.images import open_image
+from ufo_tune.data.images import sample_image
 from ufo_tune.engine.evaluate import parse_suites
 from ufo_tune.engine.load import EMBEDDED
-from ufo_tune.engine.sources import Asked, ask, open_dataset
+from ufo_tune.engine.sources import Asked, ask, find_dataset, open_dataset
 from ufo_tune.engine.trainable import check_objectives
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.models import tiny
@@ -41,22 +41,48 @@ def check(recipe: Recipe) -> list[str]:
         DataError: a dataset that cannot be opened, or a bad first sample.
         ModelError: a codec field that does not exist.
     """
+    lines = resolve(recipe)
     codec = _codec(recipe.model)
-    lines = [f"model: {recipe.model.family} from {recipe.model.base}; {codec.num_bins} bins, {codec.slot_tokens} slots"]
-    check_objectives(recipe.objectives)
-    lines += [f"objective: {name} {options or ''}".rstrip() for name, options in recipe.objectives.items()]
-    for name, options in recipe.tasks.items():
-        ask(name, "", options)
-    if recipe.data.augment:
-        plugins.check_options("data.augment", Augment, recipe.data.augment)
     for number, entry in enumerate(recipe.data.mixture):
         asked = ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
         samples = open_dataset(entry.dataset, entry.root, entry.split, entry.task, entry.options)
         lines += _first(f"data.mixture.{number}", asked, samples, codec, np.random.default_rng(recipe.train.seed))
-    suites = parse_suites(recipe.eval.protocols) if recipe.eval.protocols else {}
-    for name, protocol in suites.items():
+    for name, protocol in _suites(recipe).items():
         lines += check_protocol(protocol, codec, f"eval {name}")
     return [*lines, *_memory(recipe, codec)]
+
+
+def resolve(recipe: Recipe) -> list[str]:
+    """What the recipe's names resolve to; neither data nor weights are opened.
+
+    Raises:
+        ConfigError: an unknown name or option, a template of another task, a dataset that does not serve the task.
+        ModelError: a codec field that does not exist.
+    """
+    model = recipe.model
+    codec = _codec(model)
+    options = tiny.split(model.options)[1] if model.base.startswith("tiny:") else model.options
+    plugins.check_options(f"models/{model.family}", plugins.find("models", model.family).build, options)
+    lines = [f"model: {model.family} from {model.base}; {codec.num_bins} bins, {codec.slot_tokens} slots"]
+    check_objectives(recipe.objectives)
+    lines += [f"objective: {name} {given or ''}".rstrip() for name, given in recipe.objectives.items()]
+    for name, given in recipe.tasks.items():
+        ask(name, "", given)
+    if recipe.data.augment:
+        plugins.check_options("data.augment", Augment, recipe.data.augment)
+    for entry in recipe.data.mixture:
+        ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
+        find_dataset(entry.dataset, entry.task, entry.options)
+    for name, protocol in _suites(recipe, keep_unset=True).items():
+        metric = plugins.find("metrics", protocol.metric).Metric
+        plugins.check_options(f"eval {name}: metric", metric, protocol.metric_options)
+        ask(protocol.task, protocol.template, protocol.task_options)
+        find_dataset(protocol.dataset, protocol.task, protocol.options)
+    return lines
+
+
+def _suites(recipe: Recipe, *, keep_unset: bool = False) -> dict[str, Protocol]:
+    return parse_suites(recipe.eval.protocols, keep_unset=keep_unset) if recipe.eval.protocols else {}
 
 
 def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
@@ -88,11 +114,7 @@ def _first(where: str, asked: Asked, samples: Samples, codec: Codec, rng: np.ran
     if not len(samples):
         raise DataError(f"{where}: the dataset is empty (got 0 samples); check root, split and options")
     sample = samples[0]
-    shape = open_image(sample.image).shape[:2]
-    if tuple(shape) != tuple(sample.size):
-        raise DataError(
-            f"{sample.source}: the image is {shape} but the annotation says {sample.size}; mend one of them"
-        )
+    sample_image(sample)
     dialogue: Dialogue = asked.task.encode(sample, asked.template, codec, rng, **asked.encode_options)
     turn = dialogue.turns[-1]
     lines = [
@@ -143,7 +165,7 @@ def _config(model: ModelSection) -> Any:
     if model.base.startswith("tiny:"):
         with tempfile.TemporaryDirectory() as folder:
             return AutoConfig.from_pretrained(
-                tiny.build(model.base.removeprefix("tiny:"), Path(folder), **model.options)
+                tiny.build(model.base.removeprefix("tiny:"), Path(folder), **tiny.split(model.options)[0])
             )
     try:
         return AutoConfig.from_pretrained(EMBEDDED if model.base == "embedded" else model.base)

@@ -107,8 +107,8 @@ def evaluate_checkpoint(
     return results
 
 
-def parse_suites(suites: str | Sequence[str]) -> dict[str, Protocol]:
-    """``name:split,name`` as protocols by name, each with the splits asked for.
+def parse_suites(suites: str | Sequence[str], *, keep_unset: bool = False) -> dict[str, Protocol]:
+    """``name:split,name`` as protocols by name, each with the splits asked for; see ``Protocol.load``.
 
     Raises:
         ConfigError: no such protocol or split, or none at all.
@@ -118,7 +118,7 @@ def parse_suites(suites: str | Sequence[str]) -> dict[str, Protocol]:
     protocols: dict[str, Protocol] = {}
     for part in filter(None, (p.strip() for p in parts)):
         name, _, split = part.partition(":")
-        protocol, key = Protocol.load(name), Path(name).stem
+        protocol, key = Protocol.load(name, keep_unset=keep_unset), Path(name).stem
         if split and split not in protocol.splits:
             raise ConfigError(f"{name}: no such split (got {split!r}); {plugins.did_you_mean(split, protocol.splits)}")
         protocols[key] = protocol

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import torch
 
@@ -14,7 +15,6 @@ from ufo_tune.core.retrieval import mask_logits, slot_queries
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.core.views import crop_logits
 from ufo_tune.data.collate import Collator
-from ufo_tune.data.images import open_image
 from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.sources import Asked, ask, open_dataset
 from ufo_tune.models.ufo import UfoModel
@@ -43,7 +43,7 @@ def draw(model: UfoModel, out: Path) -> dict[str, str]:
     show.sheet(images, captions, _SCENES).save(folder / "teaser.png")
     _slot_maps(model, folder / "slot_maps.png")
     (scene,) = open_dataset("scenes", "", "test", "detection", {"size": 1})
-    PIL.Image.fromarray(open_image(scene.image)).save(folder / "scene.png")
+    PIL.Image.fromarray(np.asarray(scene.image)).save(folder / "scene.png")
     return {name: f"pictures/{name}.png" for name in ("teaser", "slot_maps", "scene")}
 
 
@@ -76,4 +76,4 @@ def _slot_maps(model: UfoModel, file: Path) -> None:
     )  # [S, h, w]
     maps = crop_logits(alone, generation.views, sample.size)  # [S, H, W]
     merged = decode_rle(prediction.masks[0])
-    show.slot_maps(open_image(sample.image), maps.cpu(), merged, caption=sample.text).save(file)
+    show.slot_maps(np.asarray(sample.image), maps.cpu(), merged, caption=sample.text).save(file)

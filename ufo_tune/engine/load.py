@@ -55,8 +55,10 @@ def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any],
         name = str(EMBEDDED)
     if name.startswith("tiny:"):
         with tempfile.TemporaryDirectory() as temporary:
-            made = tiny.build(name.removeprefix("tiny:"), Path(temporary), **options)
-            return base(str(made), name.removeprefix("tiny:"), codec, {}, dtype=dtype)
+            kind = name.removeprefix("tiny:")
+            sizes, rest = tiny.split(options)
+            made = tiny.build(kind, Path(temporary), **sizes)
+            return base(str(made), kind.partition("/")[0], codec, rest, dtype=dtype)
     last = Path(name) / "last"
     folder = last.resolve() if last.exists() else Path(name)
     if (folder / CONFIG_NAME).exists():

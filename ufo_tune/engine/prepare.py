@@ -5,9 +5,12 @@ ZeRO-3 and PEFT break when embeddings are resized later, so a prepared base has 
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from ufo_tune import plugins
+from ufo_tune.engine.graft import graft
 from ufo_tune.engine.load import base
 from ufo_tune.errors import ConfigError
 
@@ -19,15 +22,19 @@ def prepare(
     family: str = "llava",
     codec: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
+    vision: str = "",
+    tower: dict[str, Any] | None = None,
 ) -> Path:
     """Write a base that ``train`` can start from.
 
     Args:
-        source: Hub id, folder, ``embedded`` or ``tiny:<family>``.
+        source: Hub id, folder, ``embedded`` or ``tiny:<family>``; with ``vision`` a causal language model or GGUF file.
         out: folder to write; must not hold a model yet.
         family: file of ``models/``.
         codec: fields that differ from the codec's defaults.
         options: of the family's ``build``.
+        vision: make a LLaVA out of ``source`` and this vision tower first; see ``engine.graft``.
+        tower: sizes of a random tower.
     Returns:
         ``out``.
     Raises:
@@ -36,6 +43,15 @@ def prepare(
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty; choose another --out")
-    model = base(source, family, codec or {}, options or {}, dtype="auto")
-    model.save(out)
+    if tower and vision != "random":
+        raise ConfigError(f"prepare: sizes are those of a random tower (got {tower}); add --vision random")
+    if not vision:
+        base(source, family, codec or {}, options or {}, dtype="auto").save(out)
+        return out
+    plugins.check_options("tower", graft, tower or {})
+    if family != "llava":
+        raise ConfigError(f"prepare --vision: makes a LLaVA (got --family {family}); leave --family out")
+    with tempfile.TemporaryDirectory() as folder:
+        made = graft(source, vision, Path(folder), **(tower or {}))
+        base(str(made), family, codec or {}, options or {}, dtype="auto").save(out)
     return out

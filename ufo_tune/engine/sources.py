@@ -62,12 +62,21 @@ def open_dataset(name: str, root: str, split: str, task: str, options: Mapping[s
     Raises:
         ConfigError: unknown dataset or option, or a task that the dataset does not serve.
     """
+    samples: Samples = find_dataset(name, task, options).load(root, split, task=task, **options)
+    return samples
+
+
+def find_dataset(name: str, task: str, options: Mapping[str, Any]) -> ModuleType:
+    """The dataset's module, its task and options checked; no file is opened.
+
+    Raises:
+        ConfigError: see ``open_dataset``.
+    """
     module = plugins.find("datasets", name)
     if task not in module.TASKS:
         raise ConfigError(f"datasets/{name}: has no task {task!r}; it has {', '.join(module.TASKS)}")
     plugins.check_options(f"datasets/{name}", module.load, {"task": task, **options})
-    samples: Samples = module.load(root, split, task=task, **options)
-    return samples
+    return module
 
 
 class Sources:

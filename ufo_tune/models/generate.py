@@ -19,14 +19,14 @@ from torch import Tensor
 from ufo_tune.config import DecodeSection
 from ufo_tune.core.answers import Grammar, tidy
 from ufo_tune.core.grammar import DONE, FREE, Automaton, Compiler
-from ufo_tune.core.sequence import visible
 from ufo_tune.core.types import PROMPT, Batch, Generation
 from ufo_tune.core.views import from_canvas, stitch
 from ufo_tune.errors import ModelError
-from ufo_tune.models.base import VLM, VLMProcessor
+from ufo_tune.models.base import VLM
 from ufo_tune.models.shared_prefix import Heads, SharedPrefixCache, attending
 
 if TYPE_CHECKING:
+    from ufo_tune.models.processor import VLMProcessor
     from ufo_tune.models.ufo import UfoModel
 
 _PASS_CPU, _PASS = 128, 2048  # tokens of one forward pass: enough to keep the device busy, small beside the cache
@@ -123,9 +123,9 @@ def prefill(model: UfoModel, batch: Batch) -> Begun:
     """One pass of the whole rows (prompts, and the heads of all lanes), its cache split."""
     heads, before = _heads(batch)
     cache = SharedPrefixCache(heads)
-    embeds, is_image, local = model.embed(batch)
-    states = model.decode(embeds, visible(batch.segment, is_image, batch.causal_image), batch, local, cache)
-    images = model.retrieved(embeds, states)
+    inputs = model.embed(batch)
+    states = model.decode(inputs, batch, cache)
+    images = model.retrieved(inputs.embeds, states)
     return Begun(cache, images, batch.positions[:, heads.row, before] + 1, states[heads.row, before])
 
 

@@ -1,99 +1,122 @@
 """Family ``llava``: HF ``LlavaForConditionalGeneration``, unmodified (CLIP or SigLIP tower, MLP projector, any LM).
 
-One square view at the tower's resolution. The aspect ratio is kept by padding with the tower's mean colour
-(``aspect: keep``); ``aspect: warp`` stretches to the square, as the released UFO weights were trained.
+LLaVA-1.5 sees one square of 336 pixels; ``tiles`` gives it more (672: ``2x2``, 1008: ``3x3``, or any other rows and
+columns), encoded one by one and joined without separators, as UFO does with higher resolutions (ufo.md 9).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import (
+    AutoProcessor,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers import LlavaProcessor as HFLlavaProcessor
 
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import View
-from ufo_tune.core.views import letterbox
-from ufo_tune.models.base import VLM, VLMProcessor
+from ufo_tune.models.base import VLM
+from ufo_tune.models.tiles import Aspect, TiledProcessor
+from ufo_tune.models.tiny import CHAT, Sizes, Text, decoder, write
 from ufo_tune.models.ufo import UfoModel
 
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} "
-    "{% elif m['role'] == 'assistant' %}ASSISTANT: {{ m['content'] }}{{ eos_token }}"
-    "{% else %}{{ m['content'] }} {% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'][0]['text'] }} "
+    "{% elif m['role'] == 'assistant' %}ASSISTANT: {{ m['content'][0]['text'] }}{{ eos_token }}"
+    "{% else %}{{ m['content'][0]['text'] }} {% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""LLaVA-1.5's dialogue, for plain text content (the placeholder is put where the wording says, not always first)."""
+"""LLaVA-1.5's dialogue, for bases that bring none."""
 
 
-class LlavaProcessor(VLMProcessor):
-    """Tokens and pixels of one square view."""
+class LlavaProcessor(TiledProcessor):
+    """Tokens and pixels of square tiles."""
 
     image_token = "<image>"
 
-    def __init__(self, hf: Any, codec: Codec, *, aspect: Literal["keep", "warp"] = "keep") -> None:
-        super().__init__(hf.tokenizer, CHAT_TEMPLATE, codec)
-        self.hf = hf
-        self.aspect = aspect
+    def __init__(
+        self, hf: Any, codec: Codec, *, aspect: Aspect = "keep", tiles: int | str = 1, wrap: bool = False
+    ) -> None:
+        self.wrap = wrap
         image = hf.image_processor
         crop = image.crop_size if getattr(image, "do_center_crop", False) else image.size
-        self.side = int(crop.get("height", crop.get("shortest_edge", 0)))
-        self.patch = int(hf.patch_size)
-        self.mean = np.asarray(image.image_mean, dtype=np.float32)
-        self.std = np.asarray(image.image_std, dtype=np.float32)
+        side = int(crop.get("height") or crop["shortest_edge"])
+        cells = side // int(hf.patch_size)
+        template = hf.chat_template or CHAT_TEMPLATE
+        super().__init__(hf, codec, grid=(cells, cells), side=side, aspect=aspect, tiles=tiles, chat_template=template)
 
-    def plan(self, size: tuple[int, int]) -> tuple[View, ...]:
-        """One view over the image, letterboxed to a square unless ``aspect`` is ``warp``."""
-        cells = self.side // self.patch
-        box = letterbox(size) if self.aspect == "keep" else (0.0, 0.0, float(size[1]), float(size[0]))
-        return (View(box=box, grid=(cells, cells)),)
-
-    def target_size(self, views: Sequence[View]) -> tuple[int, int]:
-        """The tower's own resolution."""
-        return self.side, self.side
-
-    def pixels(self, image: np.ndarray, views: Sequence[View]) -> dict[str, Tensor]:
-        """``pixel_values`` [1, 3, side, side]."""
-        x0, y0, x1, y1 = views[0].box
-        side, (height, width) = self.side, image.shape[:2]
-        scale_x, scale_y = side / (x1 - x0), side / (y1 - y0)
-        inner = (max(1, round(width * scale_x)), max(1, round(height * scale_y)))
-        resized = Image.fromarray(image).resize(inner, Image.Resampling.BICUBIC)
-        canvas = np.empty((side, side, 3), dtype=np.float32)
-        canvas[:] = self.mean * 255
-        left, top = round(-x0 * scale_x), round(-y0 * scale_y)
-        canvas[top : top + inner[1], left : left + inner[0]] = np.asarray(resized)[: side - top, : side - left]
-        values = (canvas / 255 - self.mean) / self.std
-        return {"pixel_values": torch.from_numpy(values.transpose(2, 0, 1).copy())[None]}  # [1, 3, side, side]
-
-    def save(self, path: Path) -> None:
-        """The HF processor's own files."""
-        self.hf.save_pretrained(path)
+    def image_text(self, views: Sequence[View]) -> str:
+        """All tiles without separators."""
+        text = super().image_text(views)
+        return f"<im_start>{text}<im_end>" if self.wrap else text
 
 
 class Llava(VLM):
     """Weights of the family."""
 
-    def image_features(self, pixels: dict[str, Tensor]) -> Tensor:
-        """[B * K, D], by HF's own feature selection (layer and strategy of the config)."""
-        out = self.hf.model.get_image_features(pixel_values=pixels["pixel_values"])  # type: ignore[union-attr, operator]
-        features = getattr(out, "pooler_output", out)
-        return torch.cat(list(features)) if not isinstance(features, Tensor) else features.flatten(0, -2)
 
-
-def build(path: str, codec: Codec | None, *, aspect: Literal["keep", "warp"] = "keep", **weights: Any) -> UfoModel:
+def build(
+    path: str,
+    codec: Codec | None,
+    *,
+    aspect: Aspect = "keep",
+    tiles: int | str = 1,
+    wrap: bool = False,
+    **weights: Any,
+) -> UfoModel:
     """The model in a Hugging Face folder or Hub id.
 
     Args:
         path: folder or Hub id.
         codec: None for a base without our tokens: they are added in memory.
-        aspect: ``keep`` pads to a square, ``warp`` stretches.
+        aspect: ``keep`` pads to the canvas, ``warp`` stretches.
+        tiles: at most so many, or ``"rows x columns"``; see ``models.tiles``.
+        wrap: put the image between ``<im_start>`` and ``<im_end>``, as the released UFO weights have it.
         weights: passed to ``from_pretrained`` (dtype, quantization_config, ...).
     """
     hf = LlavaForConditionalGeneration.from_pretrained(path, attn_implementation="sdpa", **weights)
     processor = AutoProcessor.from_pretrained(path)
-    return UfoModel.assemble(Llava(hf), processor, LlavaProcessor, codec, {"aspect": aspect})
+    return UfoModel.assemble(
+        Llava(hf), processor, LlavaProcessor, codec, {"aspect": aspect, "tiles": tiles, "wrap": wrap}
+    )
+
+
+def tiny(text: Text, sizes: Sizes, out: Path) -> None:
+    """A small random LLaVA: CLIP tower, Llama decoder."""
+    words = text()
+    side = sizes.image_size // sizes.patch
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.width,
+        intermediate_size=sizes.mlp,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.heads,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch,
+        projection_dim=sizes.width,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(**decoder(words, sizes), tie_word_embeddings=False),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        image_seq_length=side**2,
+    )
+    model = LlavaForConditionalGeneration(config)
+    processor = HFLlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": sizes.image_size},
+            crop_size={"height": sizes.image_size, "width": sizes.image_size},
+        ),
+        tokenizer=words,
+        patch_size=sizes.patch,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT,
+        num_additional_image_tokens=1,
+    )
+    write(model, processor, model.model.vision_tower.embeddings.position_embedding.weight[1:], out)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ufo_tune.core.types import Batch, View
-from ufo_tune.core.views import grid_of, stitch
+from ufo_tune.core.views import cells, grid_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class LocalSampler:
 def _bilinear(points: Tensor, views: tuple[View, ...]) -> tuple[Tensor, Tensor]:
     """Four neighbours of points [Q, 2] (canvas, [0, 1]) as image token numbers [Q, 4], and their weights [Q, 4]."""
     h, w = grid_of(views)
-    token = stitch(torch.arange(h * w, device=points.device)[:, None], views)[..., 0]  # [h, w] cell -> token number
+    token = cells(views).to(points.device)  # [h, w]
     at = points * points.new_tensor([w, h]) - 0.5  # continuous cell index (x, y)
     low = at.floor()
     share = at - low

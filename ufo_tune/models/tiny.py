@@ -6,43 +6,74 @@ integer rows start as sines and cosines of their value, so that neighbours are a
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
+from ufo_tune import plugins
 from ufo_tune.errors import ConfigError
-from ufo_tune.plugins import did_you_mean
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:")
 _WORDS = ("the", "a", "what", "is", "where", "detect", "segment", "box", "of", "background", "red", "circle", "square")
 
 
-def tokenizer(words: Sequence[str], integers: int) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over ``words``, punctuation, and the integers 0..``integers``, one token each."""
-    tokens = [*SPECIAL, ",", ".", "?", "-", *words, *map(str, range(integers + 1))]
+CHAT = (
+    "{% for m in messages %}{{ 'USER:' if m['role'] == 'user' else 'ASSISTANT:' }} "
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{{ '<image>' if c['type'] == 'image' else c['text'] }} {% endfor %}{% endif %} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+"""A plain dialogue, for whichever family."""
+
+
+def tokenizer(words: Sequence[str], integers: int, special: Mapping[str, str] | None = None) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over ``words``, punctuation, and the integers 0..``integers``, one token each.
+
+    ``special`` are a family's own special tokens, by the attribute that its Hugging Face processor reads.
+    """
+    special = special or {}
+    tokens = [*SPECIAL, ",", ".", "?", "-", *words, *map(str, range(integers + 1)), *special.values()]
     vocab = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[,.?]"), "isolated")]
     )
-    core.add_special_tokens(list(SPECIAL[:5]))
+    core.add_special_tokens([*SPECIAL[:5], *special.values()])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens=dict(special),
     )
+
+
+Text = Callable[..., PreTrainedTokenizerFast]
+"""Makes the tokenizer; takes the family's own special tokens by attribute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How small a tiny model is."""
+
+    width: int = 64  # D of tower and decoder
+    layers: int = 2  # of the decoder
+    vision_layers: int = 2
+    heads: int = 4  # of both
+    kv_heads: int = 4  # of the decoder
+    mlp: int = 192  # hidden width of the feed-forward parts
+    image_size: int = 48  # side in pixels
+    patch: int = 8  # side in pixels
 
 
 def build(
@@ -61,10 +92,10 @@ def build(
     words: Sequence[str] = _WORDS,
     integers: int = 100,
 ) -> Path:
-    """Write a random model of a family as a Hugging Face folder.
+    """Write a random model of a family as a Hugging Face folder, by the family's ``tiny``.
 
     Args:
-        family: ``llava``.
+        family: file of ``models/``, or ``family/kind``: see ``kinds``.
         out: folder to write.
         seed: of the weights.
         width: D of tower and decoder.
@@ -78,88 +109,77 @@ def build(
         words: the tokenizer's vocabulary.
         integers: the tokenizer owns 0..integers.
     Raises:
-        ConfigError: no tiny builder for the family.
+        ConfigError: no such family, or it has no tiny builder.
     """
-    if family not in _BUILDERS:
-        raise ConfigError(f"tiny: no builder for this family (got {family!r}); {did_you_mean(family, _BUILDERS)}")
+    name, _, kind = family.partition("/")
+    module = plugins.find("models", name)
+    if not hasattr(module, "tiny"):
+        raise ConfigError(f"tiny: the family has no tiny builder (got {name!r}); add `tiny` to its file")
+    if kind not in ("", *getattr(module, "TINY_KINDS", ())):
+        raise ConfigError(f"tiny:{name}: no such kind (got {kind!r}); {plugins.did_you_mean(kind, kinds(name))}")
     torch.manual_seed(seed)
     mlp = mlp or max(64, round(width * 8 / 3 / 64) * 64)
-    text = tokenizer(words, integers)
-    vision, language = _configs(text, width, layers, vision_layers, heads, kv_heads or heads, mlp, image_size, patch)
-    _BUILDERS[family](vision, language, text, out)
+    sizes = Sizes(width, layers, vision_layers, heads, kv_heads or heads, mlp, image_size, patch)
+    module.tiny(lambda **special: tokenizer(words, integers, special), sizes, out, **({"kind": kind} if kind else {}))
     return out
 
 
-def _configs(
-    text: PreTrainedTokenizerFast,
-    width: int,
-    layers: int,
-    vision_layers: int,
-    heads: int,
-    kv_heads: int,
-    mlp: int,
-    image_size: int,
-    patch: int,
-) -> tuple[CLIPVisionConfig, LlamaConfig]:
-    """The tower and the decoder of every family."""
-    vision = CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=mlp,
-        num_hidden_layers=vision_layers,
-        num_attention_heads=heads,
-        image_size=image_size,
-        patch_size=patch,
-        projection_dim=width,
-    )
-    language = LlamaConfig(
-        vocab_size=len(text),
-        hidden_size=width,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=8192,
-        initializer_range=width**-0.5,  # the usual 0.02 learns slower at these widths (measured)
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-        tie_word_embeddings=False,
-    )
-    return vision, language
+def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a tiny base: those of ``build``, and the family's own."""
+    mine = {k: v for k, v in options.items() if k in inspect.signature(build).parameters}
+    return mine, {k: v for k, v in options.items() if k not in mine}
 
 
-def _llava(vision: CLIPVisionConfig, language: LlamaConfig, text: PreTrainedTokenizerFast, out: Path) -> None:
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=language,
-        image_token_index=text.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-    )
-    model = LlavaForConditionalGeneration(config)
-    side = vision.image_size // vision.patch_size
+def kinds(family: str) -> tuple[str, ...]:
+    """What ``build`` can make of a family: its name, or ``family/kind`` where it wraps several architectures."""
+    return tuple(f"{family}/{kind}" for kind in getattr(plugins.find("models", family), "TINY_KINDS", ())) or (family,)
+
+
+def decoder(text: PreTrainedTokenizerFast, sizes: Sizes) -> dict[str, Any]:
+    """Options that the decoders' configs have in common."""
+    return {
+        "vocab_size": len(text),
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.mlp,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "max_position_embeddings": 8192,
+        "initializer_range": sizes.width**-0.5,  # the usual 0.02 learns slower at these widths (measured)
+        "bos_token_id": text.bos_token_id,
+        "eos_token_id": text.eos_token_id,
+        "pad_token_id": text.pad_token_id,
+    }
+
+
+def write(model: PreTrainedModel, processor: ProcessorMixin, positions: Tensor | None, out: Path) -> None:
+    """Write a random model as a folder, its numbers and places made alike where they are near.
+
+    Args:
+        model: built from config.
+        processor: with a tokenizer of ``tokenizer``.
+        positions: the tower's table of position embeddings [side * side, D], where it has one: neighbours start alike.
+        out: folder.
+    """
+    text: Any = processor.tokenizer  # type: ignore[attr-defined]
     with torch.no_grad():
-        embeddings = model.model.vision_tower.embeddings
-        embeddings.position_embedding.weight[1:] = 0.1 * _waves_2d(side, vision.hidden_size)
+        if positions is not None:
+            positions.copy_(0.1 * _waves_2d(math.isqrt(len(positions)), positions.shape[1]))
         numbers = [t for t in range(len(text)) if text.convert_ids_to_tokens(t).isdigit()]
         values = torch.tensor([int(text.convert_ids_to_tokens(t)) for t in numbers], dtype=torch.float32)
-        for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-            table[numbers] = table.std() * waves(values / max(1.0, float(values.max())), language.hidden_size)
+        tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]  # type: ignore[union-attr]
+        for table in tables if tables[0] is not tables[1] else tables[:1]:
+            table[numbers] = table.std() * waves(values / max(1.0, float(values.max())), table.shape[1])
     model.config.save_pretrained(out)  # not the model's own: among several processes only the first one would write
-    model.generation_config.save_pretrained(out)
-    save_file({n: t.contiguous() for n, t in model.state_dict().items()}, out / "model.safetensors", {"format": "pt"})
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": vision.image_size},
-            crop_size={"height": vision.image_size, "width": vision.image_size},
-        ),
-        tokenizer=text,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy="default",
-        chat_template=_PLAIN_CHAT,
-        num_additional_image_tokens=1,
-    )
+    model.generation_config.save_pretrained(out)  # type: ignore[union-attr]
+    save_file(_state(model), out / "model.safetensors", {"format": "pt"})
     processor.save_pretrained(out)
+
+
+def _state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Parameters without tied copies."""
+    tied = set(model.all_tied_weights_keys)
+    return {n: t.contiguous() for n, t in model.state_dict().items() if n not in tied}
 
 
 def waves(values: Tensor, width: int, longest: float = 4.0) -> Tensor:
@@ -176,12 +196,3 @@ def _waves_2d(side: int, width: int) -> Tensor:
     rows = axis[:, None].expand(side, side, -1)
     cols = axis[None].expand(side, side, -1)
     return torch.cat([rows, cols], dim=-1).flatten(0, 1)  # [side * side, width]
-
-
-_PLAIN_CHAT = (
-    "{% for m in messages %}{{ 'USER:' if m['role'] == 'user' else 'ASSISTANT:' }} "
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
-    "{{ '<image>' if c['type'] == 'image' else c['text'] }} {% endfor %}{% endif %} {% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-_BUILDERS = {"llava": _llava}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +23,22 @@ from ufo_tune.core.sequence import visible
 from ufo_tune.core.types import Batch, EmbedTransform, Generation, ModelOutput, View
 from ufo_tune.core.views import stitch
 from ufo_tune.errors import ModelError
-from ufo_tune.models.base import VLM, VLMProcessor
+from ufo_tune.models.base import VLM
 from ufo_tune.models.local import LocalSampler
+from ufo_tune.models.processor import VLMProcessor
 
 CONFIG_NAME = "ufo_config.json"
 _SCHEMA = 1
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What the decoder is given for a whole batch."""
+
+    embeds: Tensor  # [B, T, D]
+    mask: Tensor  # [B, 1, T, T] bool
+    local: LocalSampler | None
+    further: dict[str, Any]  # the family's own
 
 
 class UfoModel(nn.Module):
@@ -106,23 +119,22 @@ class UfoModel(nn.Module):
         """Ids of our tokens, wherever they came from."""
         return [tokens.token_id(self.processor.tokenizer, t) for t in self.codec.special_tokens]
 
-    def embed(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> tuple[Tensor, Tensor, LocalSampler | None]:
-        """Input embeddings [B, T, D], the image mask [B, T] and the ``<LOCAL>`` sampler."""
+    def embed(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> Inputs:
+        """What the decoder is given for a whole batch."""
         is_image = _marked(batch.image_index, batch.ids.shape)
-        embeds = self.vlm.embed(batch.ids, batch.pixels, is_image)
+        embeds, further = self.vlm.embed(batch.ids, batch.pixels, is_image)
         local = LocalSampler.of(batch)
         for transform in [*([local.fill] if local else []), *extra]:
             embeds = transform(embeds, batch)
-        return embeds, is_image, local
+        return Inputs(embeds, visible(batch.segment, is_image, batch.causal_image), local, further)
 
-    def decode(
-        self, embeds: Tensor, mask: Tensor, batch: Batch, local: LocalSampler | None, cache: Any = None
-    ) -> Tensor:
+    def decode(self, inputs: Inputs, batch: Batch, cache: Any = None) -> Tensor:
         """Final states [B, T, D] of a whole batch."""
-        if local is None or not self.re_add_local:
-            return self.vlm.decode(embeds, mask, batch.positions, cache)
-        with local.added_to(self.vlm.layers):
-            return self.vlm.decode(embeds, mask, batch.positions, cache)
+        again: AbstractContextManager[None] = nullcontext()
+        if inputs.local is not None and self.re_add_local:
+            again = inputs.local.added_to(self.vlm.layers)
+        with again:
+            return self.vlm.decode(inputs.embeds, inputs.mask, batch.positions, cache, **inputs.further)
 
     def retrieved(self, embeds: Tensor, hidden: Tensor) -> Tensor:
         """The states [B, T, D] whose image tokens dense maps are retrieved from."""
@@ -130,13 +142,12 @@ class UfoModel(nn.Module):
 
     def forward(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> ModelOutput:
         """One teacher-forced pass; ``extra`` edits the embeddings after ``<LOCAL>`` is filled."""
-        embeds, is_image, local = self.embed(batch, extra)
-        mask = visible(batch.segment, is_image, batch.causal_image)
-        hidden = self.decode(embeds, mask, batch, local)
+        inputs = self.embed(batch, extra)
+        hidden = self.decode(inputs, batch)
         return ModelOutput(
             hidden=hidden,
-            image_features=maps(self.retrieved(embeds, hidden), batch.image_index, batch.views),
-            image_inputs=maps(embeds, batch.image_index, batch.views),
+            image_features=maps(self.retrieved(inputs.embeds, hidden), batch.image_index, batch.views),
+            image_inputs=maps(inputs.embeds, batch.image_index, batch.views),
             logits=self.vlm.logits,
         )
 

@@ -12,7 +12,7 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from ufo_tune.core import masks as rle
-from ufo_tune.core.images import open_image
+from ufo_tune.core.images import sample_image
 from ufo_tune.core.types import Prediction, Rle, Sample
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.show import palette, text
@@ -73,7 +73,9 @@ def draw_prediction(sample: Sample, prediction: Prediction, *, scale_to: int | N
     Raises:
         DataError: the picture cannot be read.
     """
-    image = open_image(sample.image)
+    image = sample_image(sample)
+    if image is None:  # text only
+        image = np.full((64, 512, 3), 255, dtype=np.uint8)
     labels = names(sample, prediction)
     boxes, masks, scores = prediction.boxes, prediction.masks, prediction.scores
     seen = [i for i in range(len(labels)) if _has_extent(prediction, i)]
