@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from ufo_tune.core.sequence import predicting
 from ufo_tune.data.collate import Collator
+from ufo_tune.data.open import open_dataset
 from ufo_tune.datasets import scenes
 from ufo_tune.engine.load import load
-from ufo_tune.engine.sources import ask, open_dataset
+from ufo_tune.engine.sources import ask
 from ufo_tune.models.ufo import UfoModel
 
 KINDS = ["colour", "shape", "texture", "size"]

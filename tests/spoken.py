@@ -13,7 +13,8 @@ from ufo_tune.core import answers, masks
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Generation, Sample, Targets, View
 
-GRID = ("detection", "instance_segmentation")
+OBJECTS = ("detection", "instance_segmentation")
+GRID = (*OBJECTS, "semantic_segmentation")
 CLASSES = ("Cup", "dining table", "cat")
 SIZE = (48, 64)
 CELLS = (6, 8)
@@ -36,12 +37,22 @@ def shapes(count: int) -> np.ndarray:
     return found
 
 
+def label_map(count: int) -> np.ndarray:
+    """[H, W] int16: the shapes' classes in turn, -1 between them."""
+    found = np.full(SIZE, -1, dtype=np.int16)
+    for i, shape in enumerate(shapes(count)):
+        found[shape] = i % len(CLASSES)
+    return found
+
+
 def sample_of(name: str, count: int = 3) -> Sample:
     """A sample with ``count`` objects (one where the task is about one)."""
     single = name not in GRID
     rles = masks.encode_many(shapes(1 if single else count))
     labels = torch.tensor([0] if single else [i % len(CLASSES) for i in range(count)], dtype=torch.long)
     targets = Targets(masks.boxes_of(rles), rles, labels, text="two cats" if name == "vqa" else "")
+    if name == "semantic_segmentation":
+        targets = Targets(label_map=label_map(count))
     return Sample(
         image=np.zeros((*SIZE, 3), np.uint8),
         size=SIZE,

@@ -95,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_starts(commands)
     _add_work(commands)
     _add_use(commands)
+    group = _group(commands, "data", "list datasets; convert, check, count and look at data")
+    _add_data(group)
+    _add_looks(group)
     _add_lists(commands)
     return parser
 
@@ -231,6 +234,78 @@ def _add_use(commands: _Commands) -> None:
     _json(sub)
 
 
+def _add_data(group: _Commands) -> None:
+    _json(_command(group, "ls", "lists:datasets", "list the datasets and the tasks they serve"))
+    sub = _command(
+        group,
+        "convert",
+        "data:convert",
+        "write any dataset as JSONL of your own data",
+        "data convert coco /data/coco val2017 --task instance_segmentation --out my/val.jsonl\n"
+        "data convert coco my_yolo train --task detection --option layout=yolo --out my/train.jsonl\n"
+        "data convert refcoco /data/refer_seg val --task res --out my/val.jsonl\n"
+        "data convert label_folder my train --task instance_segmentation --from-labels components --out my/train.jsonl",
+    )
+    sub.add_argument("dataset", metavar="DATASET", help="a name that `ufo-tune data ls` prints")
+    sub.add_argument("root", metavar="ROOT", help="folder of the dataset; the dataset's docstring shows its tree")
+    sub.add_argument("split", metavar="SPLIT", help="train, val2017, ...")
+    sub.add_argument("--task", required=True, help="rec, res, detection, instance_segmentation or vqa")
+    sub.add_argument("--out", type=Path, required=True, help="JSONL to write; must not exist")
+    _options(sub)
+    sub.add_argument("--from-labels", choices=("classes", "components"), help="instances out of label maps")
+    sub.add_argument("--limit", type=int, default=0, help="the first so many samples (all)")
+    sub.add_argument("--skip-bad", action="store_true", help="leave out samples with faults, and count them")
+
+    sub = _command(
+        group,
+        "audit",
+        "data:audit",
+        "find evaluation images in training data, by name and by look",
+        "data audit my.jsonl --against coco128_boxes\ndata audit my_recipe.yaml --against scenes_rec:val,coco128_masks",
+    )
+    sub.add_argument("what", metavar="FILE_OR_RECIPE", help="JSONL of your own data; or a recipe, for all its entries")
+    sub.add_argument("--against", required=True, metavar="SUITE", help="protocols of eval/, by comma; NAME:SPLIT")
+    sub.add_argument("--image-root", default="", help="folder of the JSONL's images (its own)")
+    sub.add_argument("--bits", type=int, default=6, help="of 64 that looks of one picture may differ in (%(default)s)")
+    _json(sub)
+
+
+def _add_looks(group: _Commands) -> None:
+    """What takes a JSONL file, or any dataset."""
+    sub = _command(
+        group,
+        "validate",
+        "data:validate",
+        "list every fault of your JSONL by line, or of any dataset",
+        "data validate my.jsonl\ndata validate my.jsonl --fix-skip clean.jsonl\n"
+        "data validate coco /data/coco val2017 --task detection",
+    )
+    _data(sub)
+    sub.add_argument("--fix-skip", type=Path, metavar="OUT", help="write a copy of FILE without its bad rows")
+
+    sub = _command(
+        group,
+        "show",
+        "data:show",
+        "draw samples with their truth",
+        "data show my.jsonl --out seen --limit 8\ndata show lvis /data/lvis val --task detection --out seen",
+    )
+    _data(sub)
+    sub.add_argument("--out", type=Path, default=Path("shown"), help="folder for the pictures (%(default)s)")
+    sub.add_argument("--limit", type=int, default=16, help="samples of each task at most (%(default)s)")
+
+    sub = _command(
+        group,
+        "stats",
+        "data:stats",
+        "count samples, images, objects, areas, classes and words",
+        "data stats my.jsonl --out seen\ndata stats refcoco /data/refer_seg val --task rec --json",
+    )
+    _data(sub)
+    sub.add_argument("--out", type=Path, help="folder for a chart of each task, stats_TASK.png (none)")
+    _json(sub)
+
+
 def _add_lists(commands: _Commands) -> None:
     for kind, what in (("recipes", "training runs"), ("templates", "wordings of questions and answers")):
         group = _group(commands, kind, f"list, show or copy the {what} that ship with ufo-tune")
@@ -255,17 +330,6 @@ def _add_lists(commands: _Commands) -> None:
         for sub in group.choices.values():
             sub.set_defaults(kind={"recipes": "recipes", "templates": "data_templates"}[kind])
 
-    group = _group(commands, "data", "list datasets; check and look at your own")
-    _json(_command(group, "ls", "lists:datasets", "list the datasets and the tasks they serve"))
-    sub = _command(group, "validate", "data:validate", "check your JSONL line by line", "data validate my.jsonl")
-    _jsonl(sub)
-    sub = _command(
-        group, "show", "data:show", "draw samples with their truth", "data show my.jsonl --out seen --limit 8"
-    )
-    _jsonl(sub)
-    sub.add_argument("--out", type=Path, default=Path("shown"), help="folder for the pictures (%(default)s)")
-    sub.add_argument("--limit", type=int, default=16, help="samples of each task at most (%(default)s)")
-
     _json(_command(commands, "env", "lists:env", "print versions and devices, for a bug report"))
 
 
@@ -278,10 +342,20 @@ def _recipe(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", metavar="RECIPE", help="a name that `ufo-tune recipes ls` prints, or a YAML file")
 
 
-def _jsonl(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE", type=Path, help="JSONL of your own data")
-    sub.add_argument("--classes", default="", help="class names by comma, for rows that have none of their own")
-    sub.add_argument("--image-root", default="", help="folder of the images (the JSONL's own)")
+def _data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "data", metavar="DATA", nargs="+", help="FILE: JSONL of your own data; or three words: DATASET ROOT SPLIT"
+    )
+    sub.add_argument("--task", default="", help="only this one of the file's tasks; a dataset needs it")
+    sub.add_argument("--classes", default="", help="class names by comma, for rows of the file that have none")
+    sub.add_argument("--image-root", default="", help="folder of the file's images (its own)")
+    _options(sub)
+
+
+def _options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the dataset, such as layout=yolo; repeat"
+    )
 
 
 def _json(sub: argparse.ArgumentParser) -> None:

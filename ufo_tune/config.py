@@ -69,7 +69,26 @@ class MixtureEntry(_Section):
     weight: float = Field(1.0, gt=0)
     pack: int = Field(1, ge=1)
     """Up to so many samples of one image share a row (single-answer tasks, template with the image first)."""
+    repeat_threshold: float = Field(0, ge=0, lt=1)
+    """Samples of classes in a smaller share of all samples come oftener: by sqrt(threshold / share), as in LVIS."""
+    copy_paste: float = Field(0, ge=0, le=1)
+    """Probability that objects of another sample are pasted in (grid tasks with masks; ``data.copy_paste``)."""
+    copy_paste_most: int = Field(100, ge=1)
+    """At most so many objects are pasted."""
+    from_labels: Literal["", "classes", "components"] = ""
+    """Instances out of a dataset of label maps: one per class, or one per connected piece of it."""
+    part_names: Literal["", "object_part", "part_of_object", "both"] = ""
+    """How classes written ``object:part`` are asked: "object part", "the part of the object", or by a coin."""
     name: str = ""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.from_labels and self.task != "instance_segmentation":
+            raise ValueError(f"from_labels makes instances (got task {self.task}); set task: instance_segmentation")
+        for name in ("repeat_threshold", "copy_paste"):
+            if self.pack > 1 and getattr(self, name):
+                raise ValueError(f"{name} and pack do not go together (got pack {self.pack}); set pack: 1")
+        return self
 
 
 class DataSection(_Section):
@@ -81,6 +100,8 @@ class DataSection(_Section):
     max_length: int = Field(4096, ge=16)
     """Longer rows are dropped and counted, never cut."""
     on_bad_sample: Literal["error", "skip"] = "error"
+    exclude_eval: bool = True
+    """Samples that show an image of ``eval.protocols`` are left out and counted."""
     num_workers: int = Field(0, ge=0)
 
 

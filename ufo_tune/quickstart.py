@@ -21,11 +21,12 @@ import torch
 
 from ufo_tune.config import Protocol, Recipe
 from ufo_tune.engine import gallery
-from ufo_tune.engine.evaluate import evaluate, parse_suites
+from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.hub import merge
 from ufo_tune.engine.load import load
 from ufo_tune.engine.prepare import prepare
 from ufo_tune.engine.quickstart_report import quickstart_report
+from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.train import train
 from ufo_tune.errors import ConfigError
 

@@ -31,9 +31,10 @@ from ufo_tune.core.losses import token_cross_entropy
 from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import IGNORE, Batch, EmbedTransform, LossTerm, ModelOutput
 from ufo_tune.data.collate import Collator
+from ufo_tune.data.open import open_dataset
 from ufo_tune.datasets.scenes import WORDS
 from ufo_tune.engine.optim import optimizer
-from ufo_tune.engine.sources import ask, open_dataset
+from ufo_tune.engine.sources import ask
 from ufo_tune.models import llava, lora, tiny
 from ufo_tune.models.ufo import UfoModel
 from ufo_tune.objectives._base import Rerun

@@ -37,7 +37,7 @@ def _targets(sample: Sample) -> Targets:
 def test_samples_keep_their_promises(name: str, task: str, tmp_path: Path) -> None:
     samples = _load(name, task, tmp_path)
     assert len(samples) > 0
-    sources = []
+    sources, asked = [], set()
     for sample in samples:
         height, width = sample.size
         assert open_image(sample.image).shape == (height, width, 3)
@@ -52,9 +52,15 @@ def test_samples_keep_their_promises(name: str, task: str, tmp_path: Path) -> No
         assert labels.dtype == torch.long and (labels >= 0).all()
         if task in GRIDS:
             assert sample.classes and (labels < len(sample.classes)).all() and not sample.text
+        elif task == "depth":
+            depth = _targets(sample).depth
+            assert depth is not None and depth.dtype == np.float32 and depth.shape == sample.size
+            assert np.isfinite(depth).all() and (depth >= 0).all() and (depth > 0).any() and not sample.text
         else:
-            assert sample.text.strip()
+            asked.add(bool(sample.text.strip()))
         sources.append(sample.source)
+    # Questions may be the template's (captions), but then of all samples.
+    assert asked <= {True} or (task == "vqa" and asked == {False})
     assert list(sample_problems(samples)) == []
     assert all(source not in ("", "?") for source in sources)
 

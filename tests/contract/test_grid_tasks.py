@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.spoken import CELLS, CLASSES, CODECS, GRID, SIZE, codec_name, encode, sample_of, spoken, words
+from tests.spoken import CELLS, CLASSES, CODECS, GRID, OBJECTS, SIZE, codec_name, encode, sample_of, spoken, words
 from ufo_tune import plugins
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import View
@@ -21,8 +21,14 @@ def codec(request):
     return request.param
 
 
-@pytest.fixture(params=GRID)
+@pytest.fixture(params=OBJECTS)
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=GRID)
+def any_name(request):
+    """Of the grid tasks whose answers are no single objects, too."""
     return request.param
 
 
@@ -88,8 +94,8 @@ def test_more_objects_than_points(name, codec):
     assert len(task.decode(spoken(dialogue, codec), sample, codec).boxes) == 2
 
 
-def test_one_answer_per_point_at_inference(name, codec):
-    dialogue = encode(plugins.find("tasks", name), sample_of(name), codec, None, rows=2, cols=3)
+def test_one_answer_per_point_at_inference(any_name, codec):
+    dialogue = encode(plugins.find("tasks", any_name), sample_of(any_name), codec, None, rows=2, cols=3)
     said = dialogue.turns[0].answers
     expected = [((j + 0.5) / 3, (i + 0.5) / 2) for i in range(2) for j in range(3)]
     assert np.allclose([a.point for a in said], expected)
@@ -104,8 +110,8 @@ def test_kept_points(name, codec):
         assert sum("<" in a.text for a in said) == speaks
 
 
-def test_points_of_masks_lie_on_them(name, codec):
-    task, sample = plugins.find("tasks", name), sample_of(name)
+def test_points_of_masks_lie_on_them(any_name, codec):
+    task, sample = plugins.find("tasks", any_name), sample_of(any_name)
     for answer in encode(task, sample, codec, repeat=1, rows=20, cols=20).turns[0].answers:
         for slot in answer.slots:
             assert slot.target[int(answer.point[1] * SIZE[0]), int(answer.point[0] * SIZE[1])]
@@ -149,10 +155,10 @@ def test_crowds_are_neither_objects_nor_background(name, codec):
         (("cup", "a<MASK>b", "c"), "spells the token <MASK>"),
     ],
 )
-def test_bad_class_names(name, codec, classes, says):
+def test_bad_class_names(any_name, codec, classes, says):
     for seed in (0, None):
-        with pytest.raises(DataError, match=f"^made/{name}#0: .*{says}"):
-            encode(plugins.find("tasks", name), sample_of(name).with_(classes=classes), codec, seed)
+        with pytest.raises(DataError, match=f"^made/{any_name}#0: .*{says}"):
+            encode(plugins.find("tasks", any_name), sample_of(any_name).with_(classes=classes), codec, seed)
 
 
 def test_class_that_means_nothing(name):
@@ -170,16 +176,16 @@ def test_unknown_class(name, codec):
 
 
 @pytest.mark.parametrize("option", [{"rows": 0}, {"keep": 0}, {"repeat": 1.5}, {"sample_prob": 2}, {"absent": -1}])
-def test_bad_option(name, codec, option):
+def test_bad_option(any_name, codec, option):
     with pytest.raises(ConfigError, match=next(iter(option))):
-        encode(plugins.find("tasks", name), sample_of(name), codec, **option)
+        encode(plugins.find("tasks", any_name), sample_of(any_name), codec, **option)
 
 
-def test_template_with_other_answers(name, codec, tmp_path):
+def test_template_with_other_answers(any_name, codec, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(f'task: {name}\nquestions: ["a"]\neval_question: "a"\nanswers: ["there: {{label}}"]\n')
+    file.write_text(f'task: {any_name}\nquestions: ["a"]\neval_question: "a"\nanswers: ["there: {{label}}"]\n')
     with pytest.raises(ConfigError, match="template mine: the answers of .* are fixed"):
-        encode(plugins.find("tasks", name), sample_of(name), codec, None, str(file))
+        encode(plugins.find("tasks", any_name), sample_of(any_name), codec, None, str(file))
 
 
 def test_full_size_masks_are_held_a_few_at_a_time(monkeypatch):

@@ -14,8 +14,8 @@ import torch
 from ufo_tune.config import Protocol, Recipe
 from ufo_tune.core import masks
 from ufo_tune.core.grid import assign, grid_points
+from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.evaluate import evaluate_checkpoint
-from ufo_tune.engine.sources import open_dataset
 from ufo_tune.engine.train import train
 from ufo_tune.models import tiny
 

@@ -97,3 +97,10 @@ def test_nothing_committed_names_a_machine():
         if path.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".sh"} and path != Path(__file__).resolve():
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 assert not pattern.search(line), f"{name}:{number}: {line}"
+
+
+def test_the_page_of_datasets_is_what_their_docstrings_say():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "data_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

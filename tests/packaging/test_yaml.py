@@ -7,8 +7,8 @@ import pytest
 from ufo_tune import plugins, resources, templates
 from ufo_tune.config import Protocol, Recipe, read_yaml
 from ufo_tune.core.codec import Codec
-from ufo_tune.engine.evaluate import parse_suites
 from ufo_tune.engine.sources import ask
+from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.trainable import check_objectives
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tests.data_files import SIZE, instances, picture, rectangle
+from tests.data_files import SIZE, picture, rectangle
+from tests.data_files.coco import instances
 from ufo_tune.core import masks
 from ufo_tune.core.types import Targets
 from ufo_tune.data.inspect import sample_problems
 from ufo_tune.datasets import coco
+from ufo_tune.datasets._objects import Objects
 from ufo_tune.errors import ConfigError, DataError
 
 REAL = Path(os.environ.get("UFO_TUNE_REAL_DATA", "")) / "coco128"
@@ -34,11 +36,11 @@ def _write(folder: Path, data: dict[str, Any]) -> Path:
     return folder
 
 
-def _load(folder: Path, task: str = "instance_segmentation", **options: Any) -> coco.Coco:
+def _load(folder: Path, task: str = "instance_segmentation", **options: Any) -> Objects:
     return coco.load(str(folder), "val", task=task, **options)
 
 
-def _truth(samples: coco.Coco, number: int) -> Targets:
+def _truth(samples: Objects, number: int) -> Targets:
     targets = samples[number].targets
     assert targets is not None
     return targets

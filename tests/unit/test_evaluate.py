@@ -14,7 +14,8 @@ from ufo_tune.config import Protocol
 from ufo_tune.core import masks
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import predictions, report
-from ufo_tune.engine.evaluate import evaluate, parse_suites
+from ufo_tune.engine.evaluate import evaluate
+from ufo_tune.engine.suites import parse_suites
 from ufo_tune.errors import ConfigError, EvalError
 
 # sample i: IoU 1, of boxes 8x8 moved by (4, 4) 16/112, unreadable 0

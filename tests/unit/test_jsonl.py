@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data_files import SIZE, picture, rectangle, rle, rows, write_jsonl
+from tests.data_files import SIZE, picture, rectangle, rle, write_jsonl
+from tests.data_files.jsonl import rows
 from ufo_tune.core import masks
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.data.inspect import show, validate
@@ -49,7 +50,7 @@ def test_one_sample_per_phrase(folder: Path) -> None:
     samples = _load(folder, rows())
     assert [s.text for s in samples] == ["the red cup", "a plate", "cup"]
     assert [_truth(s).boxes.tolist() for s in samples] == [[BOX], [[30, 10, 50, 30]], [BOX]]
-    assert [s.source.rsplit("/", 1)[-1] for s in samples] == ["train.jsonl:1", "train.jsonl:1", "train.jsonl:2"]
+    assert [s.source.rsplit("/", 1)[-1] for s in samples] == ["train.jsonl:1#0", "train.jsonl:1#1", "train.jsonl:2"]
     assert list(samples.image_ids) == ["a.png"] * 3
     assert samples[0].classes == () and _truth(samples[0]).masks is None
 
@@ -150,8 +151,12 @@ BAD: list[tuple[Any, str, str]] = [
     (_row(width="60", height=40), "rec", "width and height: are not two whole numbers"),
     ({"image": "a.png", "question": "", "answer": "b"}, "vqa", "question: is empty"),
     ({"image": "a.png", "question": "what?"}, "vqa", "answer: is empty"),
-    ({"image": "a.png", "messages": [{"role": "user", "content": "hi"}]}, "vqa", "not one question and one answer"),
-    ({"image": "a.png", "messages": "hi"}, "vqa", "not one question and one answer"),
+    (
+        {"image": "a.png", "messages": [{"role": "user", "content": "hi"}]},
+        "vqa",
+        "messages: are not question, answer, ...",
+    ),
+    ({"image": "a.png", "messages": "hi"}, "vqa", "messages: are not question, answer, ..."),
     (_row(image="absent.png"), "rec", "absent.png: no such image"),
     (_row(image="train.jsonl"), "rec", "train.jsonl: is not an image"),
     (_row(width=50, height=40), "rec", "image is 60x40 but the row says 50x40"),
@@ -163,7 +168,7 @@ BAD: list[tuple[Any, str, str]] = [
     (_row(masks=[rle(rectangle(*BOX)[:20])]), "res", r"object 0: mask is \(20, 60\) but the image is \(40, 60\)"),
     (_row(masks=["absent.png"]), "res", "absent.png: cannot read the mask"),
     (_row(masks=["small.png"]), "res", r"object 0: mask is \(2, 3\) but the image is \(40, 60\)"),
-    (_row(masks=[None]), "res", "object 0: segmentation: no known form"),
+    (_row(masks=[None]), "res", "object 0: mask: no known form"),
     (_row(masks=[{"size": list(SIZE), "counts": "zzz"}]), "res", "object 0: mask"),
     (_row(masks=[{"size": list(SIZE), "counts": [2400]}]), "res", "object 0: mask is empty"),
     (
@@ -214,7 +219,8 @@ def test_validate_lists_all_problems_in_the_order_of_lines(folder: Path) -> None
     assert validate(folder / "train.jsonl")[0].count("c.png") == 1  # the row without objects shows it
     picture(folder / "c.png")
     assert validate(folder / "train.jsonl") == []
-    assert validate(write_jsonl(folder / "empty.jsonl", []))[0].endswith("one JSON object per line")
+    with pytest.raises(DataError, match="empty.jsonl: holds no rows .got an empty file.; write one JSON object per"):
+        validate(write_jsonl(folder / "empty.jsonl", []))
 
 
 def test_show_draws_a_sheet_per_task(folder: Path) -> None:

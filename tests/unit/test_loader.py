@@ -118,7 +118,9 @@ def test_counts_survive_resumption() -> None:
 
 
 def test_gives_up_where_nothing_is_usable() -> None:
-    with pytest.raises(DataError, match=r"no usable row \(got 100 too long, 0 bad in 50 draws\).*max_length"):
+    with pytest.raises(
+        DataError, match=r"no usable row \(got 100 too long or without answers, 0 bad in 50 draws\).*max_length"
+    ):
         _take(_loader(lambda entry, groups, rng: None), 1)
 
 

@@ -302,3 +302,21 @@ def test_real_polygons_agree_with_their_extent_and_area(real_data):
     # Whole pixels against real outlines; a thin tip may cover no pixel's centre.
     assert np.quantile(off, 0.95) < 1.5 and max(off) < 8
     assert np.quantile(relative, 0.95) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (40, 3)])
+def test_regions_of_a_map_of_numbers(shape):
+    ids = np.random.default_rng(0).integers(-1, 4, shape).astype(np.int16)
+    found = masks.encode_ids(ids)
+    assert list(found) == sorted(set(ids.ravel().tolist()))
+    for number, rle in found.items():
+        assert rle == masks.encode(ids == number)
+
+
+def test_area_of_more_masks_than_a_byte_counts():
+    bitmaps = np.zeros((600, 2, 600), dtype=bool)
+    for i in range(600):
+        bitmaps[i, 0, : i + 1] = True
+    rles = masks.encode_many(bitmaps)
+    assert masks.area(rles).tolist() == list(range(1, 601))
+    assert masks.boxes_of(rles)[599].tolist() == [0, 0, 600, 1]

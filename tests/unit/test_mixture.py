@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from ufo_tune.config import MixtureEntry
+from ufo_tune.data import epochs
+from ufo_tune.data.epochs import Packed, shuffled
 from ufo_tune.data.mixture import Draw, Mixture
 from ufo_tune.errors import ConfigError, DataError
 
@@ -48,6 +50,54 @@ def test_each_epoch_sees_every_sample_once_in_another_order() -> None:
     epochs = [stream[i : i + 12] for i in range(0, 48, 12)]
     assert all(sorted(e) == list(range(12)) for e in epochs)
     assert len({tuple(e) for e in epochs}) == 4
+
+
+@pytest.mark.parametrize("small", [0, 1 << 16])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 100, 1001])
+def test_an_order_is_a_permutation_with_or_without_a_table(
+    count: int, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "_SMALL", small)
+    orders = [tuple(shuffled(p, count, (3, epoch)) for p in range(count)) for epoch in range(8)]
+    assert all(sorted(o) == list(range(count)) for o in orders)
+    assert count < 10 or len(set(orders)) == 8
+
+
+def test_all_orders_are_equally_likely() -> None:
+    """Chi-square over the 24 orders of 4 places: 23 degrees of freedom, 99.9 % lie below 49.7."""
+    trials = 4800
+    seen = Counter(tuple(shuffled(p, 4, (0, key)) for p in range(4)) for key in range(trials))
+    expected = trials / 24
+    assert sum((seen[o] - expected) ** 2 / expected for o in itertools.permutations(range(4))) < 49.7
+
+
+def test_neighbours_do_not_stay_neighbours() -> None:
+    count = 100_000  # without a table
+    order = np.array([shuffled(p, count, (1, 2)) for p in range(count)])
+    gaps = np.abs(np.diff(order))
+    assert abs(gaps.mean() - count / 3) < 4 * count * np.sqrt(1 / 18) / np.sqrt(count)  # of two random places
+    assert (gaps == 1).sum() < 12  # 2 are expected
+    cells = np.histogram2d(np.arange(count), order, bins=20)[0]  # chi-square, 361 degrees of freedom
+    assert ((cells - count / 400) ** 2 / (count / 400)).sum() < 361 + 5 * np.sqrt(2 * 361)
+    assert abs(np.corrcoef(np.arange(count), order)[0, 1]) < 4 / np.sqrt(count)
+
+
+def test_twelve_million_samples_start_at_once() -> None:
+    """Nothing is listed: places far into a late epoch are found as fast as the first."""
+    count = 12_000_000
+    mixture = Mixture(_entries(1), [range(count)], batch_size=64)  # type: ignore[list-item]
+    state = mixture.state_dict()
+    mixture.load_state_dict({**state, "positions": [5 * count - 32]})  # in the middle of a draw an epoch ends
+    (draw,) = _take(mixture, 1)
+    assert len({i for g in draw.groups for i in g}) >= 60 and all(0 <= g[0] < count for g in draw.groups)
+    assert len(pickle.dumps(mixture._streams)) < 2000
+
+
+def test_partners_of_one_image_change_and_nothing_else_is_kept() -> None:
+    packed = Packed(["a"] * 4 + ["b"], 2)
+    assert packed.groups == 3
+    pairs = {frozenset(g) for key in range(60) for p in range(3) if len(g := packed.group(p, (key,))) == 2}
+    assert pairs == {frozenset(p) for p in itertools.combinations(range(4), 2)}
 
 
 @pytest.mark.parametrize("pack", [1, 3])

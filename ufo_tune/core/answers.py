@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from ufo_tune.core.codec import Codec
@@ -159,9 +160,8 @@ def pieces(text: str, codec: Codec) -> list[str]:
     Returns:
         Non-empty strings that join to ``text``.
     """
-    special = "|".join(re.escape(token) for token in sorted(codec.special_tokens, key=len, reverse=True))
     openers = (codec.box_open, codec.mask_token, codec.depth_token)
-    runs = [run for run in re.split(f"({special})", text) if run]
+    runs = [run for run in _special(codec.special_tokens).split(text) if run]
     result: list[str] = []
     inside = False
     for run, after in pairwise([*runs, ""]):
@@ -175,6 +175,12 @@ def pieces(text: str, codec: Codec) -> list[str]:
         else:
             result.append(run)
     return result
+
+
+@lru_cache(maxsize=16)
+def _special(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of these tokens, the longest first."""
+    return re.compile("(" + "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)) + ")")
 
 
 def _bins(span: str, codec: Codec) -> tuple[int, int, int, int] | None:

@@ -53,8 +53,8 @@ def open_image(image: Image, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _checked(image)
     with _opened(image, max_pixels) as opened:
         opened.load()
-        upright = ImageOps.exif_transpose(opened)
-        return np.array(_rgb(upright, image))  # [H, W, 3], a copy that may be written to
+        ImageOps.exif_transpose(opened, in_place=True)
+        return np.array(_rgb(opened, image))  # [H, W, 3], a copy that may be written to
 
 
 def sample_image(sample: Sample) -> np.ndarray | None:
@@ -86,6 +86,23 @@ def image_size(image: Image, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
     with _opened(image, max_pixels) as opened:
         width, height = opened.size
         return (width, height) if opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+
+
+def grey_thumbnail(image: Image, side: int) -> np.ndarray:
+    """Grey pixels [side, side] uint8 of the whole image, squeezed to a square; JPEG is decoded small, so it is fast.
+
+    Raises:
+        DataError: see ``open_image``.
+    """
+    if isinstance(image, np.ndarray):
+        small = pil.fromarray(_checked(image))
+    else:
+        with _opened(image, MAX_PIXELS) as opened:
+            opened.draft("L", (4 * side, 4 * side))
+            opened.load()
+            upright = ImageOps.exif_transpose(opened)
+            small = upright if upright.mode == "L" else _rgb(upright, image)
+    return np.asarray(small.convert("L").resize((side, side), pil.Resampling.BOX))
 
 
 @contextmanager
@@ -126,7 +143,7 @@ def _rgb(image: pil.Image, path: Path) -> pil.Image:
     if mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         opaque = pil.new("RGBA", image.size, "white")
         return pil.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(values: np.ndarray, path: Path) -> np.ndarray:

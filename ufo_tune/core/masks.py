@@ -35,6 +35,22 @@ def encode_many(masks: Bitmap) -> tuple[Rle, ...]:
     return tuple(coco.encode(columns))
 
 
+def encode_ids(ids: np.ndarray) -> dict[int, Rle]:
+    """The run lengths of the pixels of each number in a map [H, W], in the order of numbers, in one pass."""
+    size = (ids.shape[0], ids.shape[1])
+    flat = ids.T.reshape(-1)  # column by column, as run lengths count
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))  # [K] of runs of one number
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    numbers, first = np.unique(flat[starts][order], return_index=True)
+    found: dict[int, Rle] = {}
+    for number, runs in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
+        edges = np.stack([starts[runs], ends[runs]], axis=1).reshape(-1)  # in, out, in, out, ...
+        counts = np.diff(edges, prepend=0, append=flat.size)
+        found[number] = from_segmentation({"size": size, "counts": counts[: -1 if counts[-1] == 0 else None]}, size)
+    return found
+
+
 def decode(rle: Rle) -> np.ndarray:
     """The bitmap [H, W] bool of run lengths."""
     return np.asarray(coco.decode(dict(rle)), dtype=bool)
@@ -125,9 +141,9 @@ def run_lengths(counts: bytes) -> np.ndarray:
 
 def area(rles: Sequence[Rle]) -> Tensor:
     """Pixels of each mask: [N] int64."""
-    if not rles:
-        return torch.zeros(0, dtype=torch.long)
-    return torch.from_numpy(np.asarray(coco.area([dict(r) for r in rles])).astype(np.int64))
+    # pycocotools 2.0.11 keeps the number of masks in 8 bits here.
+    parts = [coco.area([dict(r) for r in rles[i : i + 255]]) for i in range(0, len(rles), 255)]
+    return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64))
 
 
 def boxes_of(rles: Sequence[Rle]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -38,10 +39,18 @@ def token_id(tokenizer: Any, token: str) -> int:
 
 def answer_ids(tokenizer: Any, text: str, codec: Codec) -> list[int]:
     """Token ids of an answer, piece by piece, exactly as the answer grammar spells them (without the end token)."""
-    ids: list[int] = []
-    for piece in pieces(text, codec):
-        ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
-    return ids
+    size = len(tokenizer)  # tokens may be added
+    return [i for piece in pieces(text, codec) for i in _piece_ids(tokenizer, size, piece)]
+
+
+@lru_cache(maxsize=1 << 13)
+def _piece_ids(tokenizer: Any, size: int, piece: str) -> tuple[int, ...]:
+    """Ids of a piece in a tokenizer of ``size`` tokens.
+
+    Remembered: the answers of grid tasks have hundreds of pieces, mostly numbers and class names, and the tokenizer
+    takes as long for one of them as for a sentence.
+    """
+    return tuple(tokenizer(piece, add_special_tokens=False)["input_ids"])
 
 
 def initialise_rows(weight: Tensor, new_ids: list[int]) -> None:

@@ -49,6 +49,7 @@ class Targets:
     label_map: np.ndarray | None = None  # [H, W] i16, -1 ignored
     depth: np.ndarray | None = None  # [H, W] f32 metres, 0 unknown
     text: str = ""
+    references: tuple[str, ...] = ()  # all true texts where there are several; ``text`` is the first of them
 
     def __post_init__(self) -> None:
         counts = {"boxes": len(self.boxes), "labels": len(self.labels)}
@@ -67,6 +68,9 @@ class Sample:
     ``text`` is the phrase (rec, res) or the question (vqa); ``classes`` the names asked for (grid tasks). Without an
     image (text only) ``image`` is None and ``size`` is ``NO_SIZE``.
     Samples with the same ``image_id`` show the same picture and may be packed into one batch row.
+    ``absent`` are classes that somebody looked for in vain, where a dataset is not exhaustive (LVIS, Open Images);
+    None: every class without an object is absent.
+    ``history`` are the (question, answer) turns before this question (vqa).
     """
 
     image: Image | None
@@ -77,6 +81,8 @@ class Sample:
     targets: Targets | None = None
     source: str = "?"  # "refcoco/val#1274": named in every message
     image_id: str = ""
+    absent: tuple[str, ...] | None = None
+    history: tuple[tuple[str, str], ...] = ()
 
     def with_(self, **changes: Any) -> Sample:
         """A copy with some fields changed."""

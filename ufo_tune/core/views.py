@@ -193,22 +193,45 @@ def to_target(mask: Tensor, views: Sequence[View], out_size: tuple[int, int]) ->
     Each output pixel is the mean of the original pixels under it (area), so thin shapes do not vanish; padding is 0.
 
     Args:
-        mask: [H, W] float.
+        mask: [H, W] bool or float.
         views: the canvas' views.
         out_size: (Hc, Wc) of the target.
     Returns:
-        [Hc, Wc] float in the range of ``mask``.
+        [Hc, Wc] float32 in the range of ``mask``.
     """
-    height, width = mask.shape
     x0, y0, x1, y1 = canvas(views)
-    rows = _area_weights(height, y0, y1, out_size[0], mask)  # [Hc, H]
-    cols = _area_weights(width, x0, x1, out_size[1], mask)  # [Wc, W]
-    return rows @ mask @ cols.T
+    target = torch.zeros(out_size)
+    drawn = [mask.any(dim=1 - axis).nonzero()[:, 0] for axis in (0, 1)]  # rows and columns with something on them
+    if not len(drawn[0]):
+        return target
+    (top, bottom), (left, right) = ((int(d[0]), int(d[-1]) + 1) for d in drawn)
+    part = mask[top:bottom, left:right].float()  # the rest of a mask is nothing, and most of it
+    rows, part = _area_means(part, 0, y0 - top, y1 - top, out_size[0])
+    columns, part = _area_means(part, 1, x0 - left, x1 - left, out_size[1])
+    target[rows, columns] = part
+    return target
 
 
-def _area_weights(length: int, low: float, high: float, cells: int, like: Tensor) -> Tensor:
-    """[cells, length]: the share of each canvas cell that each pixel covers; separable area interpolation."""
+def _area_means(values: Tensor, axis: int, low: float, high: float, cells: int) -> tuple[slice, Tensor]:
+    """One axis of values [H, W] cut into ``cells`` from ``low`` to ``high``: the mean of the pixels under each.
+
+    A cell touches few pixels, so they are added one after the other; a matrix of all weights is mostly zeros.
+
+    Returns:
+        Which cells have a pixel under them, and those cells.
+    """
+    length = values.shape[axis]
     edges = torch.linspace(low, high, cells + 1, dtype=torch.float64)
-    pixels = torch.arange(length, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)  # [cells, length]
-    return (overlap.clamp_min(0) / (edges[1] - edges[0])).to(like)
+    inside = ((edges[1:] > 0) & (edges[:-1] < length)).nonzero()[:, 0]
+    if not len(inside):
+        return slice(0, 0), values.narrow(axis, 0, 0)
+    found = slice(int(inside[0]), int(inside[-1]) + 1)
+    start, end = edges[:-1][found], edges[1:][found]  # [found]
+    first = start.floor()
+    total = torch.zeros((), dtype=values.dtype)
+    for step in range(int((end.ceil() - first).max())):
+        pixel = first + step  # [found]
+        overlap = (torch.minimum(end, pixel + 1) - torch.maximum(start, pixel)).clamp_min(0)
+        weight = (overlap / (end - start) * ((pixel >= 0) & (pixel < length))).to(values)
+        total = total + values.index_select(axis, pixel.long().clamp(0, length - 1)) * weight.unsqueeze(1 - axis)
+    return found, total

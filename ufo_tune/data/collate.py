@@ -1,4 +1,4 @@
-"""Samples to a batch: load the image, augment, ``task.encode``, lay out, pad. Runs in loader workers; no weights."""
+"""Samples to a batch: load the image, change it, ``task.encode``, lay out, pad. Runs in loader workers; no weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ufo_tune.errors import ConfigError
 from ufo_tune.models.processor import EncodedRow, VLMProcessor
 from ufo_tune.templates import Template
 
-Augmentation = Callable[[np.ndarray, Sample, np.random.Generator], tuple[np.ndarray, Sample]]
+Step = Callable[[np.ndarray, Sample, np.random.Generator], tuple[np.ndarray, Sample]]
+"""What happens to an image [H, W, 3] uint8 and its sample in training, before the task puts it into words."""
 
 
 class Collator:
@@ -31,7 +32,7 @@ class Collator:
         template: Template,
         codec: Codec,
         options: Mapping[str, Any],
-        augment: Augmentation | None = None,
+        steps: Sequence[Step] = (),
         max_length: int = 1 << 30,
     ) -> None:
         self.processor = processor
@@ -39,7 +40,7 @@ class Collator:
         self.template = template
         self.codec = codec
         self.options = dict(options)
-        self.augment = augment
+        self.steps = tuple(steps)
         self.max_length = max_length
 
     def rows(self, groups: Sequence[tuple[Sample, ...]], rng: np.random.Generator | None) -> Batch | None:
@@ -49,20 +50,23 @@ class Collator:
             groups: the samples of each row.
             rng: of wordings, grid points and augmentation; None builds questions only (inference).
         Returns:
-            The batch, or None when every row was longer than ``max_length``.
+            The batch, or None where no row can be used. A row longer than ``max_length`` cannot, and in training
+            neither can one without answers: there is nothing to learn from it.
         """
         rows = [self.row(group, rng) for group in groups]
-        kept = [r for r in rows if len(r.row.ids) <= self.max_length]
+        kept = [r for r in rows if len(r.row.ids) <= self.max_length and (rng is None or any(r.answer_counts))]
         return self.processor.stack(kept) if kept else None
 
     def row(self, group: tuple[Sample, ...], rng: np.random.Generator | None) -> EncodedRow:
         """One encoded row."""
         image = sample_image(group[0])
         samples = group
-        if self.augment is not None and rng is not None and image is not None:
+        if self.steps and rng is not None and image is not None:
             if len(group) > 1:
                 raise ConfigError("data.augment: cannot move samples packed in one row (got pack > 1); use one of them")
-            image, moved = self.augment(image, group[0], rng)
+            moved = group[0]
+            for step in self.steps:
+                image, moved = step(image, moved, rng)
             samples = (moved,)
         dialogues = [self.task.encode(s, self.template, self.codec, rng, **self.options) for s in samples]
         counts = tuple(len(d.turns[-1].answers) for d in dialogues)
@@ -73,12 +77,17 @@ def pack(dialogues: Sequence[Dialogue], source: str) -> Dialogue:
     """Join dialogues about one image into one whose answers carry their own questions.
 
     Raises:
-        ConfigError: a question stands in the shared prompt, so it cannot differ between answers.
+        ConfigError: a question or an earlier turn stands in the shared prompt, so it cannot differ between answers.
     """
     if len(dialogues) == 1:
         return dialogues[0]
     for d in dialogues:
-        if len(d.turns) > 1 or d.turns[0].question or any(a.question is None for a in d.turns[0].answers):
+        if len(d.turns) > 1:
+            raise ConfigError(
+                f"{source}: a sample with earlier turns cannot share its row (got {len(d.turns)} turns and pack > 1); "
+                "set pack: 1, or keep one turn of each conversation"
+            )
+        if d.turns[0].question or any(a.question is None for a in d.turns[0].answers):
             raise ConfigError(
                 f"{source}: only single-answer tasks with the image before the question can be packed; set pack: 1 "
                 "or use a template with image_position: before"

@@ -1,51 +1,88 @@
-"""Look at data before training on it: every problem with its line, and pictures of the truth.
+"""Look at data before training on it: every problem with its line, a copy without them, and pictures of the truth.
 
-for problem in validate("my_data/train.jsonl"): ...
+problems = validate("my_data/train.jsonl")
+fix("my_data/train.jsonl", "my_data/clean.jsonl", problems)
 show("my_data/train.jsonl", "seen", limit=16)
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
-from ufo_tune.core.types import Sample, Samples
+from ufo_tune.core import masks
+from ufo_tune.core.types import Rle, Sample, Samples, Targets
 from ufo_tune.data.images import open_image, sample_image
 from ufo_tune.datasets import jsonl
-from ufo_tune.errors import DataError
-from ufo_tune.show import draw, sheet
+from ufo_tune.errors import ConfigError, DataError
+from ufo_tune.show import draw, palette, sheet
 
 COLUMNS = 4
 """Pictures in a row of a contact sheet."""
 _SIDE = 384  # pixels, long side of a picture on a sheet
+_PLACE = re.compile(r".*[/\\#].*|\S+\.\w+(:\d+)?|object \d+|(annotation|segment) \S+")
+"""A part of a message that says where: a path, a source, a file with its line, an object of a sample."""
 
 
-def validate(file: Path | str, *, classes: Sequence[str] = (), image_root: str = "") -> list[str]:
+def open_tasks(
+    file: Path | str,
+    *,
+    tasks: Sequence[str] = jsonl.TASKS,
+    classes: Sequence[str] = (),
+    image_root: str = "",
+    on_bad_sample: Literal["error", "skip"] = "error",
+) -> list[jsonl.Jsonl]:
+    """A JSONL file's samples of each task, also of those that it has none for.
+
+    Args:
+        file: the JSONL.
+        tasks: those of interest.
+        classes: class names for rows that have none of their own.
+        image_root: folder of the images, where it is not the file's own.
+        on_bad_sample: whether a row of the wrong shape stops, or is left out and counted (``skipped``).
+
+    Raises:
+        ConfigError: an unknown task.
+        DataError: there is no such file, it is empty, or a row is bad.
+    """
+    return [
+        jsonl.open_file(Path(file), task=task, classes=classes, image_root=image_root, on_bad_sample=on_bad_sample)
+        for task in tasks
+    ]
+
+
+def validate(
+    file: Path | str, *, tasks: Sequence[str] = jsonl.TASKS, classes: Sequence[str] = (), image_root: str = ""
+) -> list[str]:
     """Every problem of a JSONL file, one line each, in the order of its lines; images are decoded.
 
     Args:
         file: the JSONL.
+        tasks: those whose samples are made.
         classes: class names for rows that have none of their own.
         image_root: folder of the images, where it is not the file's own.
 
     Raises:
-        DataError: there is no such file.
+        ConfigError: an unknown task.
+        DataError: there is no such file, or it is empty.
     """
     path = Path(file)
-    opened = _each_task(path, classes, image_root)
-    problems = list(opened[0].problems)
+    opened = open_tasks(path, tasks=tasks, classes=classes, image_root=image_root, on_bad_sample="skip")
+    problems = [*opened[0].faults(), *_repeated(path)]
     checked: dict[Path, str | None] = {}
     for samples in opened:
         problems += sample_problems(samples, checked)
-    if not problems and not any(len(s) for s in opened):
-        problems = [f"{path}: holds no rows (got an empty file); write one JSON object per line"]
-    line = re.compile(re.escape(str(path)) + r":(\d+)")
-    return sorted(dict.fromkeys(problems), key=lambda p: int(m[1]) if (m := line.match(p)) else 0)
+    return sorted(dict.fromkeys(problems), key=lambda problem: line_of(problem, path))
 
 
 def sample_problems(samples: Samples, checked: dict[Path, str | None] | None = None) -> Iterator[str]:
@@ -56,7 +93,7 @@ def sample_problems(samples: Samples, checked: dict[Path, str | None] | None = N
         checked: images decoded so far and what was wrong with them; extended.
     """
     checked = {} if checked is None else checked
-    for number in range(len(samples)):
+    for number in tqdm(range(len(samples)), desc="validate", unit="sample", disable=None, leave=False):
         try:
             sample = samples[number]
         except DataError as error:
@@ -65,13 +102,61 @@ def sample_problems(samples: Samples, checked: dict[Path, str | None] | None = N
         yield from (f"{sample.source}: {fault}" for fault in _faults(sample, checked))
 
 
+def line_of(problem: str, file: Path | str) -> int:
+    """The line of a file that a problem is in, from 1; 0 where it is in none."""
+    found = re.match(re.escape(str(file)) + r":(\d+)", problem)
+    return int(found[1]) if found else 0
+
+
+def kind_of(problem: str) -> str:
+    """What is wrong, without where and with which value: problems of one kind can be counted together."""
+    said = re.split(r" \((?!\d)|;", problem, maxsplit=1)[0]
+    parts = [p for p in said.split(": ") if not _PLACE.fullmatch(p)]
+    return re.sub(r"\d+", "N", ": ".join(parts) or said)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What ``fix`` wrote: rows kept, and rows left out by their first problem's kind."""
+
+    kept: int
+    left_out: dict[str, int]
+
+
+def fix(file: Path | str, out: Path | str, problems: Sequence[str]) -> Fixed:
+    """A copy of a JSONL file without the rows that have problems; the others stay as they are, byte for byte.
+
+    Args:
+        file: the JSONL.
+        out: file to write, in the same folder, because paths in the rows start there.
+        problems: of ``validate``.
+
+    Raises:
+        ConfigError: ``out`` exists or lies in another folder.
+        DataError: a problem is in no row (a file of class names, say), or every row has one.
+    """
+    path, target = Path(file), Path(out)
+    if target.exists():
+        raise ConfigError(f"{target}: exists already (got it as the clean copy); give another name")
+    if target.parent.resolve() != path.parent.resolve():
+        raise ConfigError(f"{target}: lies in another folder than {path}; write beside it, where its paths start")
+    first: dict[int, str] = {}
+    for problem in problems:
+        if not (line := line_of(problem, path)):
+            raise DataError(problem)
+        first.setdefault(line, kind_of(problem))
+    with path.open("rb") as lines:
+        good = [line for number, line in enumerate(lines, start=1) if line.strip() and number not in first]
+    if not good:
+        raise DataError(f"{path}: no row is without problems (got {len(first)} bad ones); mend them first")
+    part = target.with_name(f".{target.name}.part")
+    part.write_bytes(b"".join(line if line.endswith(b"\n") else line + b"\n" for line in good))
+    part.replace(target)
+    return Fixed(len(good), dict(Counter(first.values()).most_common()))
+
+
 def show(
-    file: Path | str,
-    out: Path | str,
-    *,
-    limit: int = 16,
-    classes: Sequence[str] = (),
-    image_root: str = "",
+    file: Path | str, out: Path | str, *, limit: int = 16, classes: Sequence[str] = (), image_root: str = ""
 ) -> list[Path]:
     """Contact sheets of a JSONL's samples with their truth drawn in, one per task: ``<out>/<task>.png``.
 
@@ -81,18 +166,23 @@ def show(
     Raises:
         DataError: no such file, a bad row or image, or no rows at all.
     """
-    path, folder = Path(file), Path(out)
-    opened = _each_task(path, classes, image_root)
-    if opened[0].problems:
-        raise DataError(opened[0].problems[0])
+    opened = open_tasks(file, classes=classes, image_root=image_root)
+    return sheets({samples.task: samples for samples in opened}, out, limit=limit)
+
+
+def sheets(samples: dict[str, Samples], out: Path | str, *, limit: int = 16) -> list[Path]:
+    """Contact sheets of samples by task: ``<out>/<task>.png``, for those tasks that have any.
+
+    Raises:
+        DataError: a bad sample.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for samples in opened:
-        if len(samples):
-            folder.mkdir(parents=True, exist_ok=True)
-            written.append(folder / f"{samples.task}.png")
-            contact_sheet(samples[: max(1, limit)]).save(written[-1])
-    if not written:
-        raise DataError(f"{path}: holds no rows (got an empty file); write one JSON object per line")
+    for task, found in samples.items():
+        if len(found):
+            written.append(folder / f"{task}.png")
+            contact_sheet(found[: max(1, limit)]).save(written[-1])
     return written
 
 
@@ -102,30 +192,63 @@ def contact_sheet(samples: Samples, columns: int = COLUMNS) -> Any:
     Raises:
         DataError: a bad sample, or none.
     """
-    pictures, captions = [], []
+    captions = []
     for sample in samples:
         targets = sample.targets
-        boxes = targets.boxes if targets is not None else torch.zeros(0, 4)
-        names = [sample.classes[k] for k in targets.labels.tolist()] if targets is not None and sample.classes else None
-        masks = targets.masks if targets is not None else None
-        pictures.append(draw(_shown(sample), boxes, masks, names, scale_to=_SIDE))
-        words = sample.text or ", ".join(sample.classes)
+        words = sample.text or _present(sample)
         said = f" -> {targets.text}" if targets is not None and targets.text else ""
         captions.append(f"{Path(sample.source).name} {words}{said}")
-    return sheet(pictures, captions, columns)
+    return sheet([_drawn(sample) for sample in samples], captions, columns)
 
 
-def _shown(sample: Sample) -> np.ndarray:
-    """The picture of a sample; white where it is text only."""
+def _present(sample: Sample) -> str:
+    """The classes that a sample has objects of, the others as a number."""
+    if not sample.classes:
+        return ""
+    labels = _labels(sample.targets) if sample.targets is not None else []
+    names = list(dict.fromkeys(sample.classes[k] for k in labels))
+    return f"{', '.join(names) or 'nothing'} ({len(names)} of {len(sample.classes)} classes)"
+
+
+def _labels(targets: Targets) -> list[int]:
+    """Class numbers of the objects, or of the areas of a label map."""
+    if targets.label_map is None:
+        return targets.labels.tolist()
+    return np.unique(targets.label_map[targets.label_map >= 0]).tolist()
+
+
+def _drawn(sample: Sample) -> Any:
+    """One picture with its truth: boxes, masks, areas of a label map, or depth as colours."""
     image = sample_image(sample)
-    return np.full((_SIDE // 4, _SIDE, 3), 255, dtype=np.uint8) if image is None else image
+    if image is None:  # text only
+        image = np.full((_SIDE // 4, _SIDE, 3), 255, dtype=np.uint8)
+    targets = sample.targets
+    if targets is None:
+        return draw(image, scale_to=_SIDE)
+    if targets.depth is not None:
+        far = float(targets.depth.max()) or 1.0
+        return draw(palette.heat(targets.depth / far), scale_to=_SIDE)
+    boxes: torch.Tensor | None = targets.boxes
+    rles, labels = targets.masks, _labels(targets)
+    if targets.label_map is not None:
+        rles = masks.encode_many(targets.label_map == np.array(labels)[:, None, None])  # [N, H, W]
+        boxes = None
+    names = [sample.classes[k] for k in labels] if sample.classes else None
+    return draw(image, boxes, rles, names, scale_to=_SIDE)
 
 
-def _each_task(path: Path, classes: Sequence[str], image_root: str) -> list[jsonl.Jsonl]:
-    return [
-        jsonl.open_file(path, task=task, classes=classes, image_root=image_root, on_bad_sample="skip")
-        for task in jsonl.TASKS
-    ]
+def _repeated(path: Path) -> Iterator[str]:
+    """Rows that say the same as an earlier one, whatever the order of their keys."""
+    seen: dict[bytes, int] = {}
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                said = json.dumps(json.loads(line), sort_keys=True)
+            except (ValueError, RecursionError):  # told already
+                continue
+            first = seen.setdefault(hashlib.blake2b(said.encode(), digest_size=16).digest(), number)
+            if first != number:
+                yield f"{path}:{number}: is a row twice (got the same in line {first}); drop one of them"
 
 
 def _faults(sample: Sample, checked: dict[Path, str | None]) -> Iterator[str]:
@@ -147,12 +270,22 @@ def _faults(sample: Sample, checked: dict[Path, str | None]) -> Iterator[str]:
     inside = ((targets.boxes[:, :2] >= 0) & (targets.boxes[:, 2:] <= corner)).all(1)  # [N]
     for box in targets.boxes[~inside].tolist():
         yield f"box is outside the image (got {box}, image {width}x{height}); give xyxy pixels of the original image"
-    for rle in targets.masks or ():
-        if tuple(rle["size"]) != tuple(sample.size):
-            yield f"mask is {tuple(rle['size'])} but the image is {tuple(sample.size)}; check the annotation"
+    for found, what in _sizes(targets.masks or (), targets.label_map, targets.depth):
+        if found != tuple(sample.size):
+            yield f"{what} is {found} but the image is {tuple(sample.size)}; check the annotation"
     count = len(sample.classes)
-    if count and ((targets.labels < 0) | (targets.labels >= count)).any():
-        yield f"label is out of range (got {targets.labels.tolist()} of {count} classes); check the class list"
+    labels = targets.labels if targets.label_map is None else torch.from_numpy(np.unique(targets.label_map))
+    lowest = 0 if targets.label_map is None else -1
+    if count and ((labels < lowest) | (labels >= count)).any():
+        yield f"label is out of range (got {labels.tolist()} of {count} classes); check the class list"
+
+
+def _sizes(
+    rles: Sequence[Rle], label_map: np.ndarray | None, depth: np.ndarray | None
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    """(H, W) of everything that must fit the image, and what it is."""
+    yield from ((tuple(rle["size"]), "mask") for rle in rles)
+    yield from ((a.shape, what) for a, what in ((label_map, "label map"), (depth, "depth")) if a is not None)
 
 
 def _unreadable(image: Path, size: tuple[int, int]) -> str | None:

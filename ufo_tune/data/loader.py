@@ -23,7 +23,7 @@ from ufo_tune.data.mixture import Draw, Groups, Mixture
 from ufo_tune.errors import DataError, UfoTuneError
 
 Collate = Callable[[int, Groups, np.random.Generator], Batch | None]
-"""(entry, groups, rng) -> the batch of the rows that fit, or None where none did."""
+"""(entry, groups, rng) -> the batch of the rows that can be used, or None where none can."""
 MAX_ATTEMPTS = 50
 """Draws of one step before the loader gives up: something is wrong with all of the data."""
 
@@ -34,7 +34,7 @@ class _Result:
 
     entry: int
     batch: Batch | None = None
-    dropped: int = 0  # rows that were too long
+    dropped: int = 0  # rows that were too long or without answers
     skipped: int = 0  # rows with a bad sample
     error: UfoTuneError | None = None
 
@@ -71,7 +71,7 @@ class Loader:
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """Rows of each entry that were too long."""
+        """Rows of each entry that were too long, or had no answers to learn from."""
         return tuple(self._dropped)
 
     @property
@@ -153,8 +153,8 @@ class _Work(Dataset[_Result]):
                 stand_in = np.random.default_rng([*key, 0, 0])
                 groups = self._mixture.random_groups(draw.entry, len(draw.groups), stand_in)
             raise DataError(
-                f"data.mixture.{draw.entry}: no usable row (got {result.dropped} too long, {result.skipped} bad in "
-                f"{MAX_ATTEMPTS} draws); raise data.max_length or mend the data"
+                f"data.mixture.{draw.entry}: no usable row (got {result.dropped} too long or without answers, "
+                f"{result.skipped} bad in {MAX_ATTEMPTS} draws); raise data.max_length or mend the data"
             )
         except UfoTuneError as error:
             result.error = error

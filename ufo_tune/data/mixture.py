@@ -4,6 +4,7 @@
 
 Every draw is a pure function of the seed, the step and how often its entry was drawn before, so the state is a few
 integers, and no rank can drift by drawing one random number more than another (UFO's sampler could, ufo.md 11.8).
+Nothing is drawn or listed in advance: see ``data.epochs``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 
 from ufo_tune.config import MixtureEntry
 from ufo_tune.core.types import Samples
+from ufo_tune.data.epochs import Epochs, Once, Packed, Repeated
+from ufo_tune.data.repeat_factors import repeat_factors
 from ufo_tune.errors import ConfigError, DataError
 
 _CHOICE, _ORDER = 0, 1  # keep the two families of random numbers apart
@@ -37,18 +40,19 @@ class Mixture:
     """An infinite stream of draws, by weight over entries; each entry is an endless row of shuffled epochs.
 
     Within an epoch every group is seen once over all ranks. With ``pack`` > 1 a group holds up to so many indices
-    that share an image.
+    that share an image; with ``repeat_threshold`` samples of rare classes are in several groups.
 
     Args:
-        entries: weights and packing.
-        sources: the samples of each entry; those of packed entries must have ``image_ids``.
+        entries: weights, packing and repeats.
+        sources: the samples of each entry; those of packed entries must have ``image_ids``, those of repeated ones
+            ``class_lists``.
         batch_size: groups per draw and rank.
         rank: this process.
         world: number of processes.
         seed: of everything random here.
 
     Raises:
-        ConfigError: no entries, a rank out of range, or packing without ``image_ids``.
+        ConfigError: no entries, a rank out of range, packing without ``image_ids``, repeats without ``class_lists``.
         DataError: an empty source.
     """
 
@@ -134,49 +138,37 @@ class Mixture:
 
 
 class _Stream:
-    """One entry's groups, epoch after epoch, each in its own order; any position is found directly."""
+    """One entry's groups, epoch after epoch; any position is found directly."""
 
     def __init__(self, entry: MixtureEntry, source: Samples, seed: int, number: int) -> None:
         where = f"data.mixture.{number}"
         if not len(source):
             raise DataError(f"{where}: dataset {entry.dataset}/{entry.split} is empty; check root, split and options")
-        self._key, self._size, self._pack = (seed, _ORDER, number), len(source), entry.pack
-        self._images: np.ndarray | None = None  # [n] number of each sample's image
-        self.groups = self._size
-        if entry.pack > 1:
-            ids = getattr(source, "image_ids", None)
-            if ids is None:
-                raise ConfigError(
-                    f"{where}.pack: dataset {entry.dataset} does not say which samples share an image "
-                    f"(got {entry.pack}); set pack: 1"
-                )
-            self._images = np.unique(np.asarray(ids, dtype=str), return_inverse=True)[1]
-            self.groups = int((-(-np.bincount(self._images) // entry.pack)).sum())
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._key = (seed, _ORDER, number)
+        self._epochs = _epochs(entry, source, where)
+        self.groups = self._epochs.groups
 
     def group(self, position: int) -> tuple[int, ...]:
         epoch, place = divmod(position, self.groups)
-        if epoch not in self._epochs:
-            self._epochs = {e: o for e, o in self._epochs.items() if e >= epoch - 1}  # ranks may straddle two
-            self._epochs[epoch] = self._order(epoch)
-        order, starts = self._epochs[epoch]
-        return tuple(order[starts[place] : starts[place + 1]].tolist())
+        return self._epochs.group(place, (*self._key, epoch))
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's indices [n], group after group, and where each group starts [groups + 1]."""
-        rng = np.random.default_rng([*self._key, epoch])
-        order = rng.permutation(self._size)
-        if self._images is None:
-            return order, np.arange(self._size + 1)
-        image = self._images[order]
-        by_image = np.argsort(image, kind="stable")  # shuffled within an image
-        order, image = order[by_image], image[by_image]
-        first = np.flatnonzero(np.diff(image, prepend=-1))  # [images] where each image starts
-        rank = np.arange(self._size) - np.repeat(first, np.diff(np.append(first, self._size)))  # [n] within its image
-        starts = np.flatnonzero(rank % self._pack == 0)  # [groups]
-        lengths = np.diff(np.append(starts, self._size))
-        shuffled = rng.permutation(self.groups)
-        lengths = lengths[shuffled]
-        ends = np.cumsum(lengths)
-        offset = np.repeat(starts[shuffled] - (ends - lengths), lengths)  # [n] old place - new place
-        return order[np.arange(self._size) + offset], np.append(0, ends)
+
+def _epochs(entry: MixtureEntry, source: Samples, where: str) -> Epochs:
+    if entry.pack > 1:
+        images = getattr(source, "image_ids", None)
+        if images is None:
+            raise ConfigError(
+                f"{where}.pack: dataset {entry.dataset} does not say which samples share an image "
+                f"(got {entry.pack}); set pack: 1"
+            )
+        return Packed(images, entry.pack)
+    if entry.repeat_threshold > 0:
+        lists = getattr(source, "class_lists", None)
+        if lists is None:
+            raise ConfigError(
+                f"{where}.repeat_threshold: dataset {entry.dataset} does not say which classes its samples hold "
+                f"(got {entry.repeat_threshold:g}); set repeat_threshold: 0"
+            )
+        classes, ends = lists()
+        return Repeated(repeat_factors(classes, ends, entry.repeat_threshold))
+    return Once(len(source))

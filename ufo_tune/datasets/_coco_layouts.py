@@ -12,6 +12,7 @@ import yaml
 
 from ufo_tune.core.images import FORMATS, image_size
 from ufo_tune.datasets import _readers as readers
+from ufo_tune.datasets._pictures import Picture, Read, Thing
 from ufo_tune.errors import DataError
 
 ANNOTATIONS = {
@@ -23,39 +24,12 @@ _SUFFIXES = {".jpg", ".jpeg", *(f".{f.lower()}" for f in FORMATS)}
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """One object as the files have it. ``box`` is xyxy and unchecked; ``segmentation`` is read later."""
-
-    category: str
-    box: tuple[float, float, float, float]
-    area: float
-    segmentation: Any
-    crowd: bool
-    name: str  # "annotation 12", for messages
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One image and its objects. ``ids`` is the PNG of segment ids, where masks are in one."""
-
-    path: Path
-    size: tuple[int, int]
-    id: str
-    things: tuple[Thing, ...]
-    ids: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Places:
     """Where the files are."""
 
     annotations: Path
     images: Path
     labels: Path
-
-
-Read = tuple[tuple[str, ...], list[Picture]]
-"""Class names, and pictures sorted by id."""
 
 
 def instances(places: Places) -> Read:
@@ -74,7 +48,7 @@ def instances(places: Places) -> Read:
         if key not in things:
             raise DataError(f"{path}: {where}: its image is not listed (got image_id {key!r}); mend the file")
         things[key].append(_thing(row, names, row.get("segmentation"), f"{path}: ", where))
-    return tuple(names.values()), [_picture(places, row, things[key]) for key, row in sorted(shown.items())]
+    return tuple(names.values()), (_picture(row, things[key]) for key, row in sorted(shown.items()))
 
 
 def panoptic(places: Places) -> Read:
@@ -97,7 +71,7 @@ def panoptic(places: Places) -> Read:
             for s in row.get("segments_info", [])
             if s.get("category_id") not in stuff
         ]
-        pictures.append(_picture(places, shown[key], things, path.with_suffix("") / row["file_name"]))
+        pictures.append(_picture(shown[key], things, f"{path.stem}/{row['file_name']}"))
     countable = tuple(name for number, name in names.items() if number not in stuff)
     return countable, sorted(pictures, key=lambda p: int(p.id))
 
@@ -106,21 +80,32 @@ def yolo(places: Places) -> Read:
     """YOLO's text files: ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...``, in parts of the image's sides.
 
     Raises:
-        DataError: no class names, no folder of labels, a line that is no row of numbers, a class number without name.
+        DataError: no class names, a line that is no row of numbers, a class number without name.
     """
     names = _yolo_names(places.annotations)
-    if not places.labels.is_dir():  # else every image would silently be empty
-        raise DataError(f"{places.labels}: no such folder of label files (got nothing); check root, split and labels")
     pictures = []
     for path in sorted(p for p in places.images.iterdir() if p.suffix.lower() in _SUFFIXES):
         size, file = image_size(path), places.labels / f"{path.stem}.txt"
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []  # no file: no objects
         things = [_yolo_thing(t, names, size, f"{file}:{n}") for n, t in enumerate(lines, 1) if t.strip()]
-        pictures.append(Picture(path, size, path.stem, tuple(things)))
+        pictures.append(Picture(path.name, size, path.stem, tuple(things)))
     return tuple(names.values()), pictures
 
 
 READERS: Mapping[str, Callable[[Places], Read]] = {"instances": instances, "panoptic": panoptic, "yolo": yolo}
+
+
+def sources(layout: str, places: Places) -> list[Path]:
+    """What the pictures of a layout are made from.
+
+    Raises:
+        DataError: YOLO's folder of labels is missing: every image would silently be empty.
+    """
+    if layout != "yolo":
+        return [places.annotations]
+    if not places.labels.is_dir():
+        raise DataError(f"{places.labels}: no such folder of label files (got nothing); check root, split and labels")
+    return [places.annotations, places.labels, places.images]
 
 
 def _tables(data: dict[str, Any], path: Path) -> tuple[dict[int, str], dict[int, dict[str, Any]]]:
@@ -156,9 +141,8 @@ def _rows(data: dict[str, Any], key: str, path: Path, needed: tuple[str, ...] = 
     return rows
 
 
-def _picture(places: Places, row: dict[str, Any], things: list[Thing], ids: Path | None = None) -> Picture:
-    size = (int(row["height"]), int(row["width"]))
-    return Picture(places.images / row["file_name"], size, str(row["id"]), tuple(things), ids)
+def _picture(row: dict[str, Any], things: list[Thing], ids: str = "") -> Picture:
+    return Picture(str(row["file_name"]), (int(row["height"]), int(row["width"])), str(row["id"]), tuple(things), ids)
 
 
 def _thing(row: dict[str, Any], names: dict[int, str], segmentation: Any, place: str, name: str) -> Thing:

@@ -6,15 +6,23 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeGuard
 
+from ufo_tune.datasets import _readers as readers
 from ufo_tune.errors import DataError
 from ufo_tune.plugins import did_you_mean
 
 TASKS = ("rec", "res", "detection", "instance_segmentation", "vqa")
 PER_OBJECT = ("rec", "res")
 """Tasks with one sample per object; grids have one per image, questions one per row."""
-_KEYS = ("image", "images", "objects", "classes", "question", "answer", "messages", "task", "width", "height")
+MAX_PHRASE, MAX_TEXT = 1_000, 50_000
+"""Letters of a phrase or class name, and of a question or answer: longer ones are files pasted in by mistake."""
+_KEYS = (
+    *("image", "images", "objects", "classes", "absent", "ignore"),
+    *("question", "answer", "messages", "task", "width", "height"),
+)
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id", "masks", "crowd")
 _BOX_TYPES = ("real", "norm1")
 
@@ -33,8 +41,13 @@ class Row:
     crowd: tuple[bool, ...] = ()
     image_of: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
+    classes_file: str = ""
+    absent: tuple[str, ...] | None = None
+    ignore: Any = None
     question: str = ""
     answer: str = ""
+    references: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
     size: tuple[int, int] | None = None
 
     def parts(self, task: str) -> int:
@@ -59,24 +72,29 @@ def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
     Raises:
         DataError: not a JSON object, a key is misspelt or of another type, counts differ, a phrase is empty.
     """
-    try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: is not valid JSON ({error}); one object per line") from error
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: is no object (got {type(data).__name__}); write {{...}} on one line")
+    data = _object(line, where)
     _refuse_misspelt(data, where)
-    own = _texts(data["classes"], f"{where}: classes") if "classes" in data else None
-    question, answer = _question(data, where)
+    own = data.get("classes")
+    file = own if isinstance(own, str) else ""
+    if file:
+        own = []
+    elif own is not None:
+        own = checked_classes(_texts(own, f"{where}: classes"), f"{where}: classes")
+    *history, (question, answers) = _said(data, where)
     objects = _objects(data.get("objects"), where)
     images = _images(data, where)
     row = Row(
         where=where,
         images=images,
         tasks=(),
-        classes=own if own is not None else classes,
+        classes=tuple(own) if own is not None else classes,
+        classes_file=file,
+        absent=_texts(data["absent"], f"{where}: absent") if data.get("absent") is not None else None,
+        ignore=data.get("ignore"),
         question=question,
-        answer=answer,
+        answer=answers[0] if answers else "",
+        references=answers if isinstance(data.get("answer"), list) else (),
+        history=tuple((asked, said[0]) for asked, said in history),
         size=_size(data, where),
         **objects,
     )
@@ -85,14 +103,77 @@ def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
     return _with_tasks(row, data, "objects" in data)
 
 
+def class_list(path: Path) -> tuple[str, ...]:
+    """The class names of a file that rows share, one a line.
+
+    Raises:
+        DataError: there is no such file, or it holds no good names.
+    """
+    return _class_list(readers.existing(path, "file of class names"), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _class_list(path: Path, changed: int) -> tuple[str, ...]:
+    """Cached because thousands of rows name the same file; ``changed`` makes an edited one another."""
+    del changed
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 ({error}); save it as UTF-8") from error
+    names = checked_classes([line.strip() for line in lines if line.strip()], str(path))
+    if not names:
+        raise DataError(f"{path}: holds no class names (got an empty file); write one a line")
+    return names
+
+
+def checked_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Class names that a question can list and an answer can spell.
+
+    Raises:
+        DataError: a name is empty, too long, holds a comma, or stands twice.
+    """
+    for name in names:
+        if not name.strip() or "," in name:
+            raise DataError(f"{where}: a class name is empty or holds a comma (got {name!r:.80}); rename the class")
+        _refuse_long(name, MAX_PHRASE, where)
+    stripped = [name.strip() for name in names]
+    if len(set(stripped)) < len(stripped):
+        twice = next(name for name in stripped if stripped.count(name) > 1)
+        raise DataError(f"{where}: a class is listed twice (got {twice!r}); list each once")
+    return tuple(names)
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line.decode("utf-8-sig"), object_pairs_hook=lambda pairs: _unique(pairs, where))
+    except UnicodeDecodeError as error:
+        bad = line[error.start : error.end]
+        raise DataError(f"{where}: is not UTF-8 (got byte {bad!r} at {error.start}); save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is not valid JSON ({error}); one object per line") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{where}: is no object (got {type(data).__name__}); write {{...}} on one line")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """JSON lets the last of two equal keys win in silence; here the second is an error."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{where}: a key stands twice (got {twice!r:.80}); keep one of them")
+    return data
+
+
 def _with_tasks(row: Row, data: Mapping[str, Any], has_objects: bool) -> Row:
     """The row with the tasks it serves: the one it names, or those its content allows."""
     possible: list[str] = []
-    if row.question and row.answer and len(row.images) <= 1:
+    if row.answer and len(row.images) <= 1:
         possible.append("vqa")
     if row.refs:
         possible += ["rec", "res"] if row.masks is not None else ["rec"]
-    if row.classes and (has_objects or "classes" in data):
+    if (row.classes or row.classes_file) and (has_objects or "classes" in data):
         possible.append("detection")
         if row.masks is not None or not row.refs:
             possible.append("instance_segmentation")
@@ -131,7 +212,7 @@ def _refuse_misspelt(data: Mapping[str, Any], where: str) -> None:
 
 def _images(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
     images = data.get("images", data.get("image"))
-    if images is None and ("question" in data or "messages" in data) and not {"objects", "classes"} & set(data):
+    if images is None and {"question", "messages"} & set(data) and not {"objects", "classes"} & set(data):
         return ()  # text only
     images = [images] if isinstance(images, str | dict) else images
     if isinstance(images, list):
@@ -141,34 +222,61 @@ def _images(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(images)
 
 
-def _question(data: Mapping[str, Any], where: str) -> tuple[str, str]:
-    """Question and answer, from their own keys or from one turn of ``messages``; empty where there are none."""
+def mask_value(value: Any, where: str) -> Any:
+    """A mask as JSON has it, of a form that can be understood once the image is known.
+
+    Raises:
+        DataError: neither run lengths with a size and counts, nor polygons, nor a path.
+    """
+    good = isinstance(value, str | list)
+    if isinstance(value, dict):
+        size, counts = value.get("size"), value.get("counts")
+        good = isinstance(size, list) and len(size) == 2 and all(map(_whole, size))
+        good = good and (isinstance(counts, str) or (isinstance(counts, list) and all(map(_whole, counts))))
+    if not good:
+        raise DataError(f"{where}: mask: no known form (got {value!r:.80}); give run lengths, polygons or a PNG's path")
+    return value
+
+
+def _said(data: Mapping[str, Any], where: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Questions with their true answers, the last first asked about; one of nothing where the row has none."""
     if "question" not in data and "answer" not in data:
         if "messages" not in data or data.get("objects") or "classes" in data:  # there templates say the words
-            return "", ""
+            return [("", ())]
         said = data["messages"] if isinstance(data["messages"], list) else []
         turns = [m for m in said if isinstance(m, dict) and m.get("role") != "system"]
-        if [m.get("role") for m in turns] != ["user", "assistant"]:
-            raise DataError(f"{where}: messages: is not one question and one answer (got {len(turns)} turns); split it")
-        question, answer = turns[0].get("content"), turns[1].get("content")
-        question = question.replace("<image>", "").strip() if isinstance(question, str) else question
-    else:
-        question, answer = data.get("question"), data.get("answer")
-    for name, value in (("question", question), ("answer", answer)):
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: {name}: is empty (got {value!r:.80}); give question and answer as texts")
-    return str(question), str(answer)
+        if not turns or [m.get("role") for m in turns] != ["user", "assistant"] * (len(turns) // 2):
+            raise DataError(f"{where}: messages: are not question, answer, ... (got {len(turns)} turns); mend them")
+        spoken = [_without_placeholder(m.get("content")) for m in turns]
+        texts = [_words(text, f"{where}: messages[{k}]") for k, text in enumerate(spoken)]
+        pairs = zip(texts[::2], texts[1::2], strict=True)
+        return [(question, (answer,)) for question, answer in pairs]
+    # A caption answers a question that the template asks.
+    question = _words(data["question"], f"{where}: question") if "question" in data else ""
+    answers = data.get("answer")
+    answers = answers if isinstance(answers, list) and answers else [answers]
+    return [(question, tuple(_words(answer, f"{where}: answer") for answer in answers))]
+
+
+def _without_placeholder(text: Any) -> Any:
+    """ms-swift marks the image's place in the question; here templates do."""
+    return text.replace("<image>", "").strip() if isinstance(text, str) else text
+
+
+def _words(text: Any, where: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}: is empty (got {text!r:.80}); give words")
+    _refuse_long(text, MAX_TEXT, where)
+    return text
 
 
 def _size(data: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     if "width" not in data and "height" not in data:
         return None
-    size = (data.get("height"), data.get("width"))
-    if not all(isinstance(v, int) and v > 0 for v in size):
-        raise DataError(
-            f"{where}: width and height: are not two whole numbers (got {size[1]!r}, {size[0]!r}); mend them"
-        )
-    return size  # type: ignore[return-value]
+    height, width = data.get("height"), data.get("width")
+    if not (_whole(height) and _whole(width) and height > 0 and width > 0):
+        raise DataError(f"{where}: width and height: are not two whole numbers (got {width!r}, {height!r}); mend them")
+    return height, width
 
 
 def _objects(objects: Any, where: str) -> dict[str, Any]:
@@ -195,8 +303,10 @@ def _objects(objects: Any, where: str) -> dict[str, Any]:
     if kind not in _BOX_TYPES:
         raise DataError(f"{where}: objects.bbox_type: unknown (got {kind!r}); {did_you_mean(str(kind), _BOX_TYPES)}")
     image_of, crowd = objects.get("image_id") or [0] * len(refs), objects.get("crowd") or ()
-    if not all(isinstance(i, int) for i in image_of):
+    if not all(_whole(i) for i in image_of):
         raise DataError(f"{where}: objects.image_id: are not whole numbers (got {image_of!r:.80}); count from 0")
+    if not all(c in (0, 1) for c in crowd):
+        raise DataError(f"{where}: objects.crowd: are not true or false (got {crowd!r:.80}); give one per object")
     return {
         "refs": refs,
         "boxes": boxes,
@@ -210,4 +320,18 @@ def _objects(objects: Any, where: str) -> dict[str, Any]:
 def _texts(values: Any, where: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise DataError(f'{where}: is no list of texts (got {values!r:.80}); give ["..", ".."]')
+    for value in values:
+        _refuse_long(value, MAX_PHRASE, where)
     return tuple(values)
+
+
+def _refuse_long(text: str, most: int, where: str) -> None:
+    """Refuse what no tokenizer should see: too many letters, or one half of a letter that JSON writes as two."""
+    if len(text) > most:
+        raise DataError(f"{where}: is too long (got {len(text)} letters: {text!r:.40}...); give at most {most}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{where}: holds half a letter (got {text!a:.80}); write both halves, or save as UTF-8")
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

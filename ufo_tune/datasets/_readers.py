@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +80,23 @@ def numbers(values: Any, count: int, where: str) -> list[float]:
     good = isinstance(values, list | tuple) and len(values) == count
     if not good or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise DataError(f"{where}: is not {count} numbers (got {values!r:.80}); give [x1, y1, x2, y2] per object")
-    if not np.isfinite(values).all():
-        raise DataError(f"{where}: is not finite (got {values}); mend it")
+    if not all(abs(v) <= sys.float_info.max for v in values):  # NaN is not, nor a whole number beyond any float
+        raise DataError(f"{where}: is not finite (got {values!r:.80}); mend it")
     return [float(v) for v in values]
 
 
 def mask(value: Any, size: tuple[int, int], where: str, folder: Path) -> Rle:
     """A mask given as COCO run lengths, as polygons (one may stand alone), or as the path of a PNG (not 0: inside).
 
+    ``{"png": path}`` is a PNG that may have another resolution than the image, and is scaled to it.
+
     Raises:
         DataError: it is none of these, of another size than the image (H, W), damaged or empty.
     """
     if isinstance(value, str):
         rle = masks.encode(_mask_file(folder / value, size, where))
+    elif isinstance(value, Mapping) and "png" in value:
+        rle = masks.encode(_mask_file(folder / value["png"], size, where, scaled=True))
     else:
         if isinstance(value, list) and value and not isinstance(value[0], list):
             value = [value]  # one polygon
@@ -104,12 +109,18 @@ def mask(value: Any, size: tuple[int, int], where: str, folder: Path) -> Rle:
     return rle
 
 
-def _mask_file(path: Path, size: tuple[int, int], where: str) -> np.ndarray:
+def _mask_file(path: Path, size: tuple[int, int], where: str, *, scaled: bool = False) -> np.ndarray:
     """[H, W] bool."""
+    height, width = size
+    pixels: np.ndarray | None = None
     try:
         with pil.open(path, formats=("PNG",)) as opened:
             found = (opened.height, opened.width)
-            pixels = np.asarray(opened) if found == tuple(size) else None
+            if found == tuple(size):
+                pixels = np.asarray(opened)
+            # Sides are rounded by up to a pixel; another shape is the mask of another image.
+            elif scaled and abs(found[0] * width - found[1] * height) <= 2 * max(*found, *size):
+                pixels = np.asarray(opened.resize((width, height), pil.Resampling.NEAREST))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{where}: {path}: cannot read the mask (got {error}); give a PNG") from error
     if pixels is None:

@@ -18,8 +18,13 @@ objects.image_id     number of each object's image in ``images`` (default 0)
 objects.masks        one per object: COCO run lengths ``{"size": [H, W], "counts": ..}``, polygons
                      ``[[x, y, x, y, ..], ..]`` in pixels, or the path of a PNG (not 0: inside)
 objects.crowd        one true or false per object: a crowd, not counted by COCO AP
-classes              class names to ask for; ``ref`` then names classes (no ``objects``: an image without any)
-question, answer     a question and its answer in words; or ms-swift's ``messages`` with one turn
+classes              class names to ask for; ``ref`` then names classes (no ``objects``: an image without any).
+                     A list, or the name of a file beside this one with one a line, which rows then share
+absent               those of the classes that were looked for in vain, where not all objects of all classes are
+                     marked; left out: whatever has no object is absent
+ignore               a mask of pixels that are not scored, as one of ``objects.masks``
+question, answer     a question and its answer in words (a list: several true ones, the first is learnt; without a
+                     question: a caption); or ms-swift's ``messages``, whose last turn is asked after the others
 task                 what the row is for; default: what it holds (below)
 width, height        size of the image, checked where given
 ===================  ===========================================================================================
@@ -28,61 +33,83 @@ A row without ``task`` serves ``vqa`` if it has a question; ``detection`` (with 
 if it has classes; else ``rec`` (with masks also ``res``), one sample per object. Rows that do not serve the task are
 passed over, so one file may hold several tasks. Other keys are ignored unless they look like a misspelt one.
 
-At the start lines are parsed once, for their shape, and only offsets are kept; images and masks are read on access.
+Lines are parsed once, for their shape, and a memory-mapped table keeps where they are; images and masks are read on
+access. ``ufo-tune data convert`` writes such a file from any other dataset, ``data validate`` lists all faults of one.
 
 Source: swift.readthedocs.io, "Custom dataset", grounding.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
 import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
 from ufo_tune.core.types import NO_SIZE, Rle, Sample, Targets
+from ufo_tune.datasets import _jsonl_rows, _table
 from ufo_tune.datasets import _readers as readers
-from ufo_tune.datasets._jsonl_rows import PER_OBJECT, TASKS, Row, read_row
+from ufo_tune.datasets._jsonl_rows import PER_OBJECT, TASKS, Row, class_list, mask_value, read_row
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.plugins import did_you_mean
 
-__all__ = ["TASKS", "Jsonl", "load", "open_file"]
+if TYPE_CHECKING:
+    from datasets import Features
 
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where one sample is: byte offset and number of its line, and which object or image of that row."""
-
-    offset: int
-    line: int
-    part: int
+__all__ = ["PER_OBJECT", "TASKS", "Jsonl", "load", "open_file", "read_row"]
 
 
 @dataclass(frozen=True, slots=True)
 class Jsonl(Sequence[Sample]):
-    """Samples of one task of one file. ``problems`` are the rows that were left out, ``served`` counts all tasks."""
+    """Samples of one task of one file. ``ends`` [rows] counts the samples up to each row, itself included."""
 
     path: Path
     images: Path
     task: str
     classes: tuple[str, ...]
-    places: tuple[_Place, ...]
-    image_ids: tuple[str, ...]
-    problems: tuple[str, ...] = ()
-    served: dict[str, int] = field(default_factory=dict)
+    table: _table.Table
+    ends: np.ndarray
 
     @property
     def skipped(self) -> int:
-        """How many rows were left out because they are bad."""
-        return len(self.problems)
+        """How many rows are left out because they are bad."""
+        return int(self.table.column("bad").to_numpy().sum())
+
+    @property
+    def served(self) -> dict[str, int]:
+        """Samples of every task that the file has any for."""
+        counts = {task: int(self.table.column(task).to_numpy().sum()) for task in TASKS}
+        return {task: count for task, count in counts.items() if count}
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """One per sample."""
+        columns = (self.table.column(name).to_pylist() for name in ("line", "images", "image_of"))
+        counts = np.diff(self.ends, prepend=0).tolist()
+        ids: list[str] = []
+        for count, line, images, image_of in zip(counts, *columns, strict=True):
+            if count and not images:
+                ids.append(f"{self.path}:{line}")
+            elif count:
+                ids += [images[k] for k in image_of] if self.task in PER_OBJECT else images
+        return tuple(ids)
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with each row that is left out, in the order of lines."""
+        for number in np.flatnonzero(self.table.column("bad").to_numpy()).tolist():
+            try:
+                self._row(number)
+            except DataError as error:
+                yield str(error)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return int(self.ends[-1])
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -96,28 +123,40 @@ class Jsonl(Sequence[Sample]):
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = self.places[index]
-        with self.path.open("rb") as file:
-            file.seek(place.offset)
-            line = file.readline()
-        row = read_row(line, f"{self.path}:{place.line}", self.classes)
-        if not row.images:
-            answer = Targets(text=row.answer)
-            return Sample(None, NO_SIZE, self.task, row.question, targets=answer, source=row.where, image_id=row.where)
-        numbers = [place.part] if self.task in PER_OBJECT else row.objects_of(place.part)
-        shown = row.image_of[place.part] if self.task in PER_OBJECT else place.part
-        image = self.images / row.images[shown]
-        size = self._size(row, image)
-        return Sample(
+        number = range(len(self))[index]
+        place = int(np.searchsorted(self.ends, number, side="right"))
+        row = self._row(place)
+        part = number - (int(self.ends[place - 1]) if place else 0)
+        source = row.where if row.parts(self.task) == 1 else f"{row.where}#{part}"
+        shown = row.image_of[part] if self.task in PER_OBJECT else part
+        image = self.images / row.images[shown] if row.images else None
+        sample = Sample(
             image=image,
-            size=size,
+            size=NO_SIZE if image is None else self._size(row, image),
             task=self.task,
-            text=row.question if self.task == "vqa" else row.refs[place.part] if self.task in PER_OBJECT else "",
-            classes=() if self.task in (*PER_OBJECT, "vqa") else row.classes,
-            targets=Targets(text=row.answer) if self.task == "vqa" else self._targets(row, numbers, size),
-            source=row.where,
-            image_id=row.images[shown],
+            source=source,
+            image_id=row.images[shown] if row.images else row.where,
         )
+        if self.task == "vqa":
+            targets = Targets(text=row.answer, references=row.references)
+            return sample.with_(text=row.question, history=row.history, targets=targets)
+        if self.task in PER_OBJECT:
+            return sample.with_(text=row.refs[part], targets=self._targets(row, [part], (), sample.size))
+        classes = self._classes(row)
+        targets = self._targets(row, row.objects_of(part), classes, sample.size)
+        return sample.with_(classes=classes, targets=targets, absent=row.absent)
+
+    def _row(self, number: int) -> Row:
+        place = self.table[number]
+        with self.path.open("rb") as file:
+            file.seek(place["offset"])
+            return read_row(file.readline(), f"{self.path}:{place['line']}", self.classes)
+
+    def _classes(self, row: Row) -> tuple[str, ...]:
+        classes = class_list(self.path.parent / row.classes_file) if row.classes_file else row.classes
+        for name in row.absent or ():
+            readers.class_number(name, classes, f"{row.where}: absent")
+        return classes
 
     def _size(self, row: Row, image: Path) -> tuple[int, int]:
         try:
@@ -131,26 +170,29 @@ class Jsonl(Sequence[Sample]):
             )
         return size
 
-    def _targets(self, row: Row, numbers: Sequence[int], size: tuple[int, int]) -> Targets:
-        wanted = row.masks is not None and (self.task in ("res", "instance_segmentation") or row.boxes is None)
-        rles = [self._mask(row, k, size) for k in numbers] if wanted else []
+    def _targets(self, row: Row, numbers: Sequence[int], classes: tuple[str, ...], size: tuple[int, int]) -> Targets:
+        with_masks = self.task in ("res", "instance_segmentation")
+        masked = row.masks if row.masks is not None and (with_masks or row.boxes is None) else ()
+        rles = [self._mask(masked[k], f"{row.where}: object {k}", size) for k in numbers if masked]
+        ignored = with_masks and row.ignore is not None
+        ignore = self._mask(row.ignore, f"{row.where}: ignore", size) if ignored else None
         if row.boxes is None:
             boxes = masks.boxes_of(rles)
         else:
             boxes = readers.boxes_tensor([_box(row, k, size) for k in numbers])
         labels = [0] * len(numbers)
         if self.task not in PER_OBJECT:
-            labels = [readers.class_number(row.refs[k], row.classes, f"{row.where}: object {k}") for k in numbers]
+            labels = [readers.class_number(row.refs[k], classes, f"{row.where}: object {k}") for k in numbers]
         return Targets(
             boxes=boxes,
-            masks=tuple(rles) if self.task in ("res", "instance_segmentation") else None,
+            masks=tuple(rles) if with_masks else None,
             labels=torch.tensor(labels, dtype=torch.long),
             crowd=torch.tensor([row.crowd[k] for k in numbers], dtype=torch.bool) if row.crowd else None,
+            ignore=ignore,
         )
 
-    def _mask(self, row: Row, number: int, size: tuple[int, int]) -> Rle:
-        assert row.masks is not None
-        return readers.mask(row.masks[number], size, f"{row.where}: object {number}", self.images)
+    def _mask(self, value: Any, where: str, size: tuple[int, int]) -> Rle:
+        return readers.mask(mask_value(value, where), size, where, self.images)
 
 
 def load(
@@ -199,27 +241,22 @@ def open_file(
     if task not in TASKS:
         raise ConfigError(f"datasets/jsonl: no such task (got {task!r}); {did_you_mean(task, TASKS)}")
     readers.existing(path, "JSONL file")
-    places: list[_Place] = []
-    ids: list[str] = []
-    problems: list[str] = []
-    served: Counter[str] = Counter()
-    for offset, number, line in _lines(path):
-        try:
-            row = read_row(line, f"{path}:{number}", tuple(classes))
-        except DataError as error:
-            if on_bad_sample == "error":
-                raise
-            problems.append(str(error))
-            continue
-        for kind in row.tasks:
-            served[kind] += row.parts(kind)
-        if task in row.tasks:
-            for part in range(row.parts(task)):
-                places.append(_Place(offset, number, part))
-                shown = row.image_of[part] if task in PER_OBJECT else part
-                ids.append(row.images[shown] if row.images else f"{path}:{number}")
-    images = Path(image_root) if image_root else path.parent
-    return Jsonl(path, images, task, tuple(classes), tuple(places), tuple(ids), tuple(problems), dict(served))
+    if next(_lines(path), None) is None:
+        raise DataError(f"{path}: holds no rows (got an empty file); write one JSON object per line")
+    names = tuple(classes)
+    table = _table.table(
+        "jsonl",
+        lambda: ({}, map(_indexed, _lines(path), repeat(names))),
+        features=_features,
+        sources=[path],
+        code=[__file__, _jsonl_rows.__file__],
+        options={"classes": names},
+    )
+    ends = np.cumsum(table.column(task).to_numpy(), dtype=np.int64)
+    found = Jsonl(path, Path(image_root) if image_root else path.parent, task, names, table, ends)
+    if on_bad_sample == "error" and found.skipped:
+        raise DataError(next(found.faults()))
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -230,6 +267,33 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             if line.strip():
                 yield offset, number, line
             offset += len(line)
+
+
+def _indexed(place: tuple[int, int, bytes], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Where a row is, how many samples of each task it gives, and what they show. Faults are told when it is read."""
+    offset, number, line = place
+    record: dict[str, Any] = {"offset": offset, "line": number, **dict.fromkeys(TASKS, 0)}
+    try:
+        row = read_row(line, f"line {number}", classes)
+    except DataError:
+        return record | {"bad": True, "images": [], "image_of": []}
+    counts = {task: row.parts(task) for task in row.tasks}
+    return record | counts | {"bad": False, "images": list(row.images), "image_of": list(row.image_of)}
+
+
+def _features() -> Features:
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "offset": Value("int64"),
+            "line": Value("int64"),
+            "bad": Value("bool"),
+            **{task: Value("int32") for task in TASKS},
+            "images": [Value("string")],
+            "image_of": [Value("int32")],
+        }
+    )
 
 
 def _box(row: Row, number: int, size: tuple[int, int]) -> list[float]:

@@ -9,7 +9,8 @@ Nothing is stored: scene ``k`` of a split is a pure function of (seed, split, k)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import overload
@@ -86,6 +87,10 @@ class _ImageIds(Sequence[str]):
 
     def __len__(self) -> int:
         return self.length
+
+    def __iter__(self) -> Iterator[str]:
+        for k in range(self.length // self.repeat):
+            yield from itertools.repeat(f"{self.stem}#{k}", self.repeat)
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -23,9 +23,10 @@ from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Samples
 from ufo_tune.data.augment import Augment
 from ufo_tune.data.images import sample_image
-from ufo_tune.engine.evaluate import parse_suites
+from ufo_tune.data.open import find_dataset, open_dataset
 from ufo_tune.engine.load import EMBEDDED
-from ufo_tune.engine.sources import Asked, ask, find_dataset, open_dataset
+from ufo_tune.engine.sources import Asked, ask, dataset_task, open_entries, steps
+from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.trainable import check_objectives
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.models import tiny
@@ -43,10 +44,12 @@ def check(recipe: Recipe) -> list[str]:
     """
     lines = resolve(recipe)
     codec = _codec(recipe.model)
-    for number, entry in enumerate(recipe.data.mixture):
+    opened, left_out = open_entries(recipe)
+    for number, (entry, samples) in enumerate(zip(recipe.data.mixture, opened, strict=True)):
         asked = ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
-        samples = open_dataset(entry.dataset, entry.root, entry.split, entry.task, entry.options)
         lines += _first(f"data.mixture.{number}", asked, samples, codec, np.random.default_rng(recipe.train.seed))
+        steps(entry, samples, None, f"data.mixture.{number}")  # refuses options that the samples cannot serve
+    lines += left_out
     for name, protocol in _suites(recipe).items():
         lines += check_protocol(protocol, codec, f"eval {name}")
     return [*lines, *_memory(recipe, codec)]
@@ -72,7 +75,7 @@ def resolve(recipe: Recipe) -> list[str]:
         plugins.check_options("data.augment", Augment, recipe.data.augment)
     for entry in recipe.data.mixture:
         ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
-        find_dataset(entry.dataset, entry.task, entry.options)
+        find_dataset(entry.dataset, dataset_task(entry), entry.options)
     for name, protocol in _suites(recipe, keep_unset=True).items():
         metric = plugins.find("metrics", protocol.metric).Metric
         plugins.check_options(f"eval {name}: metric", metric, protocol.metric_options)

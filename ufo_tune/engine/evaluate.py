@@ -26,11 +26,13 @@ from tqdm.auto import tqdm
 from ufo_tune import __version__, plugins
 from ufo_tune.config import Protocol
 from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.data.open import open_dataset
 from ufo_tune.engine import report
 from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.load import load
 from ufo_tune.engine.predictions import PredictionLog, claim, fingerprint
-from ufo_tune.engine.sources import Asked, ask, open_dataset
+from ufo_tune.engine.sources import Asked, ask
+from ufo_tune.engine.suites import parse_suites
 from ufo_tune.errors import ConfigError, EvalError
 
 Results = dict[str, dict[str, float]]
@@ -105,27 +107,6 @@ def evaluate_checkpoint(
         _write(out, {"checkpoint": str(path), "limit": limit, "protocols": results})
         report.write_evaluation(out, str(path), {n: out / n for n in protocols})
     return results
-
-
-def parse_suites(suites: str | Sequence[str], *, keep_unset: bool = False) -> dict[str, Protocol]:
-    """``name:split,name`` as protocols by name, each with the splits asked for; see ``Protocol.load``.
-
-    Raises:
-        ConfigError: no such protocol or split, or none at all.
-    """
-    parts = suites.split(",") if isinstance(suites, str) else suites
-    splits: dict[str, list[str]] = {}
-    protocols: dict[str, Protocol] = {}
-    for part in filter(None, (p.strip() for p in parts)):
-        name, _, split = part.partition(":")
-        protocol, key = Protocol.load(name, keep_unset=keep_unset), Path(name).stem
-        if split and split not in protocol.splits:
-            raise ConfigError(f"{name}: no such split (got {split!r}); {plugins.did_you_mean(split, protocol.splits)}")
-        protocols[key] = protocol
-        splits.setdefault(key, []).extend([split] if split else protocol.splits)
-    if not protocols:
-        raise ConfigError(f"suite: names no protocol (got {suites!r}); give names of eval/ by comma")
-    return {k: p.model_copy(update={"splits": tuple(dict.fromkeys(splits[k]))}) for k, p in protocols.items()}
 
 
 @dataclass(slots=True)

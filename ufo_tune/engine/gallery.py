@@ -15,8 +15,9 @@ from ufo_tune.core.retrieval import mask_logits, slot_queries
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.core.views import crop_logits
 from ufo_tune.data.collate import Collator
+from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.answering import Answering, grouped
-from ufo_tune.engine.sources import Asked, ask, open_dataset
+from ufo_tune.engine.sources import Asked, ask
 from ufo_tune.models.ufo import UfoModel
 
 _SCENES = 4

@@ -29,7 +29,7 @@ from ufo_tune.engine.load import load
 from ufo_tune.errors import ConfigError, ModelError
 from ufo_tune.models import released
 
-TEMPLATES = {t: f"ufo_{t}" for t in ("rec", "res", "detection", "instance_segmentation")}
+TEMPLATES = {t: f"ufo_{t}" for t in ("rec", "res", "detection", "instance_segmentation", "semantic_segmentation")}
 """Task -> the wording that the weights were trained with."""
 _LORA = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
 _INNER = ("state_dict", "module", "model")

@@ -14,9 +14,14 @@ from ufo_tune import plugins, templates
 from ufo_tune.config import MixtureEntry, Recipe
 from ufo_tune.core.types import Batch, Samples
 from ufo_tune.data.augment import Augment
-from ufo_tune.data.collate import Collator
+from ufo_tune.data.collate import Collator, Step
+from ufo_tune.data.copy_paste import CopyPaste
+from ufo_tune.data.from_labels import FromLabels
 from ufo_tune.data.loader import Loader
 from ufo_tune.data.mixture import Mixture
+from ufo_tune.data.open import open_dataset
+from ufo_tune.data.parts import PartNames
+from ufo_tune.engine.suites import Held
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
 from ufo_tune.templates import Template
@@ -56,27 +61,50 @@ def ask(task: str, template: str, options: Mapping[str, Any]) -> Asked:
     return Asked(module, found, chosen["encode"], chosen["decode"])
 
 
-def open_dataset(name: str, root: str, split: str, task: str, options: Mapping[str, Any]) -> Samples:
-    """Load one dataset for one task.
-
-    Raises:
-        ConfigError: unknown dataset or option, or a task that the dataset does not serve.
-    """
-    samples: Samples = find_dataset(name, task, options).load(root, split, task=task, **options)
-    return samples
-
-
-def find_dataset(name: str, task: str, options: Mapping[str, Any]) -> ModuleType:
-    """The dataset's module, its task and options checked; no file is opened.
+def open_entry(entry: MixtureEntry) -> Samples:
+    """The samples of one mixture entry, made into those of its task where it asks for that.
 
     Raises:
         ConfigError: see ``open_dataset``.
     """
-    module = plugins.find("datasets", name)
-    if task not in module.TASKS:
-        raise ConfigError(f"datasets/{name}: has no task {task!r}; it has {', '.join(module.TASKS)}")
-    plugins.check_options(f"datasets/{name}", module.load, {"task": task, **options})
-    return module
+    samples = open_dataset(entry.dataset, entry.root, entry.split, dataset_task(entry), entry.options)
+    return FromLabels(samples, entry.from_labels) if entry.from_labels else samples
+
+
+def dataset_task(entry: MixtureEntry) -> str:
+    """The task that an entry's dataset is opened for."""
+    return "semantic_segmentation" if entry.from_labels else entry.task
+
+
+def steps(entry: MixtureEntry, samples: Samples, augment: Augment | None, where: str) -> tuple[Step, ...]:
+    """What happens to each training sample of an entry, in this order.
+
+    Raises:
+        ConfigError: an option that the samples cannot serve.
+    """
+    found: list[Step] = []
+    if entry.copy_paste:
+        found.append(CopyPaste(samples, entry.copy_paste, most=entry.copy_paste_most, where=where))
+    if augment is not None:
+        found.append(augment)
+    if entry.part_names:  # last, so that pasted samples and this one still have the same names
+        found.append(PartNames(entry.part_names, samples, where=where))
+    return tuple(found)
+
+
+def open_entries(recipe: Recipe) -> tuple[list[Samples], list[str]]:
+    """The samples of all entries, without images of evaluation unless the recipe says so, and what was left out.
+
+    Raises:
+        ConfigError: see ``open_dataset`` and ``Held``.
+    """
+    held = Held.of(recipe.eval.protocols if recipe.data.exclude_eval else ())
+    found, lines = [], list(held.missing)
+    for number, entry in enumerate(recipe.data.mixture):
+        samples, left_out = held.leave_out(f"data.mixture.{number}", open_entry(entry))
+        found.append(samples)
+        lines += left_out
+    return found, lines
 
 
 class Sources:
@@ -86,12 +114,7 @@ class Sources:
         data, section = recipe.data, recipe.train
         self.entries: tuple[MixtureEntry, ...] = data.mixture
         self.asked = [ask(e.task, e.template, recipe.tasks.get(e.task, {})) for e in self.entries]
-        self.samples = [open_dataset(e.dataset, e.root, e.split, e.task, e.options) for e in self.entries]
-        augment = Augment(**data.augment) if data.augment else None
-        self.collators = [
-            Collator(model.processor, a.task, a.template, model.codec, a.encode_options, augment, data.max_length)
-            for a in self.asked
-        ]
+        self.samples, self.left_out = open_entries(recipe)
         self.mixture = Mixture(
             self.entries,
             self.samples,
@@ -100,6 +123,19 @@ class Sources:
             world=world,
             seed=section.seed,
         )
+        augment = Augment(**data.augment) if data.augment else None
+        self.collators = [
+            Collator(
+                model.processor,
+                a.task,
+                a.template,
+                model.codec,
+                a.encode_options,
+                steps(e, s, augment, f"data.mixture.{n}"),
+                data.max_length,
+            )
+            for n, (e, s, a) in enumerate(zip(self.entries, self.samples, self.asked, strict=True))
+        ]
         self.loader = Loader(
             self.mixture,
             self.collate,
@@ -112,6 +148,21 @@ class Sources:
         """One training batch of one entry; None where every row was too long."""
         samples = self.samples[entry]
         return self.collators[entry].rows([tuple(samples[i] for i in group) for group in groups], rng)
+
+    def shares(self) -> dict[str, float]:
+        """Entry -> its part of the batches so far, under its own name or ``task/dataset/split``."""
+        counts = self.loader.counts
+        names = [e.name or f"{e.task}/{e.dataset}/{e.split}" for e in self.entries]
+        names = [n if names.count(n) == 1 else f"{n}#{i}" for i, n in enumerate(names)]
+        return {n: count / max(1, sum(counts)) for n, count in zip(names, counts, strict=True)}
+
+    def summary(self) -> str:
+        """What was trained on, in one line: batches by task, so that the share of replay is seen, then by entry."""
+        by_task: dict[str, float] = {}
+        for entry, share in zip(self.entries, self.shares().values(), strict=True):
+            by_task[entry.task] = by_task.get(entry.task, 0.0) + share
+        shown = (", ".join(f"{n} {share:.1%}" for n, share in part.items()) for part in (by_task, self.shares()))
+        return f"{sum(self.loader.counts)} batches: " + "; ".join(shown)
 
     def templates(self) -> dict[str, str]:
         """Task -> template used, so that evaluation and prediction ask in the same words."""

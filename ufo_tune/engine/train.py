@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from tqdm.auto import tqdm
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.engine import checkpoint, load
-from ufo_tune.engine.evaluate import evaluate, parse_suites
+from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.sources import Sources
+from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError
 from ufo_tune.models import lora
@@ -70,6 +72,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
         desc="train",
         unit="step",
     )
+    for line in run.sources.left_out if run.accelerator.is_main_process else ():
+        bar.write(line, file=sys.stderr)
     batches = iter(run.sources.loader)
     log = _Log(run, bar)
     run.started = time.monotonic()
@@ -87,6 +91,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
     log.flush()
     if saved != run.step:
         _save(run)
+    if not bar.disable:
+        bar.write(run.sources.summary())
     bar.close()
     run.accelerator.end_training()
     return (out / "last").resolve()
@@ -238,6 +244,7 @@ class _Log:
         values = {f"loss/{n}": total / float(t.count) for (n, t), total in terms if float(t.count)}
         values["lr"] = float(self.run.optimizer.param_groups[0]["lr"])
         values["tokens_per_second"] = tokens / max(1e-9, time.monotonic() - self.since)
+        values |= {f"mixture/{name}": share for name, share in self.run.sources.shares().items()}
         shown = {k.removeprefix("loss/"): f"{v:.3f}" for k, v in values.items() if k.startswith("loss/")}
         self.bar.set_postfix({**shown, "tok/s": f"{values['tokens_per_second']:.0f}"}, refresh=False)
         self.write(values)

@@ -5,9 +5,11 @@ A family supplies only what differs; ``batch`` is written once, here.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from ufo_tune.core import sequence, tokens
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.types import NO_SIZE, Batch, Dialogue, Sample, View
+from ufo_tune.core.types import NO_SIZE, Batch, Dialogue, Sample, Slot, View
 from ufo_tune.core.views import canvas, grid_of, to_canvas, to_target, tokens_of
 from ufo_tune.errors import ModelError
 
@@ -95,9 +97,11 @@ class VLMProcessor(ABC):
 
     def join_pixels(self, pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The inputs of several images as those of one pass."""
-        return {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]} if pixels else {}
+        if len(pixels) < 2:
+            return dict(pixels[0]) if pixels else {}
+        return {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]}
 
-    @property
+    @cached_property
     def image_id(self) -> int:
         """Id of the image placeholder."""
         return tokens.token_id(self.tokenizer, self.image_token)
@@ -141,8 +145,21 @@ class VLMProcessor(ABC):
             if number > 0 and text.startswith(self.end_token):
                 text = text[len(self.end_token) :]  # already there, supervised, as the end of the answer
             first = number == 0 and not (bos and text.startswith(bos))
-            out.append((self.tokenizer(text, add_special_tokens=first)["input_ids"], False))
+            out.append((self._with_image(text, first), False))
         return out
+
+    def _with_image(self, text: str, special: bool) -> list[int]:
+        """Ids of a text that may show an image.
+
+        The placeholder is written once and multiplied as an id: a tokenizer needs milliseconds for thousands of them.
+        """
+        runs = re.compile(f"(?:{re.escape(self.image_token)})+")
+        counts = iter([len(run) // len(self.image_token) for run in runs.findall(text)])
+        ids: list[int] = self.tokenizer(runs.sub(lambda _: self.image_token, text), add_special_tokens=special)[
+            "input_ids"
+        ]
+        image_id = self.image_id
+        return [i for token in ids for i in ([token] * next(counts) if token == image_id else (token,))]
 
     def encode(
         self,
@@ -188,7 +205,7 @@ class VLMProcessor(ABC):
             dialogue=dialogue,
             views=views,
             pixels={} if image is None else self.pixels(image, views),
-            slot_targets=[to_target(torch.from_numpy(s.target).float(), views, out_size) for s in slots],
+            slot_targets=_targets(slots, views, out_size),
             slot_kinds=[s.kind for s in slots],
             points=to_canvas(points, size, views).tolist() if len(points) else [],
             samples=samples,
@@ -267,6 +284,15 @@ class VLMProcessor(ABC):
     def canvas(self, views: Sequence[View]) -> tuple[float, float, float, float]:
         """xyxy of the views together, original pixels."""
         return canvas(views)
+
+
+def _targets(slots: Sequence[Slot], views: Sequence[View], out_size: tuple[int, int]) -> list[Tensor]:
+    """The slots' maps on the canvas; several answers that speak of one object share one."""
+    made: dict[int, Tensor] = {}
+    for slot in slots:
+        if id(slot.target) not in made:
+            made[id(slot.target)] = to_target(torch.from_numpy(slot.target), views, out_size)
+    return [made[id(slot.target)] for slot in slots]
 
 
 def join_padded(pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -97,8 +97,13 @@ class TiledProcessor(VLMProcessor):
         tiles = whole.reshape(rows, side, cols, side, 3).swapaxes(1, 2)  # [rows, cols, side, side, 3]
         parts = [tiles.reshape(-1, side, side, 3)]  # [rows * cols, side, side, 3]
         parts += [self._paint(image, v.box, (side, side))[None] for v in views if v.thumbnail]
-        values = (np.concatenate(parts).astype(np.float32) / 255 - self.mean) / self.std
-        return {"pixel_values": torch.from_numpy(values.transpose(0, 3, 1, 2).copy())}  # [n, 3, side, side]
+        shown = np.concatenate(parts)  # [n, side, side, 3] uint8
+        values = np.empty((len(shown), 3, side, side), dtype=np.float32)
+        for channel in range(3):  # plane by plane and in place: several times faster than on whole pixels
+            plane = np.divide(shown[..., channel], 255, out=values[:, channel], dtype=np.float32)
+            plane -= self.mean[channel]
+            plane /= self.std[channel]
+        return {"pixel_values": torch.from_numpy(values)}
 
     def _paint(self, image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
         """What lies in ``box`` of the image, resized to ``size`` pixels: [H, W, 3] uint8, mean colour outside."""
@@ -107,8 +112,10 @@ class TiledProcessor(VLMProcessor):
         scale_x, scale_y = cols / (x1 - x0), rows / (y1 - y0)
         inner = (max(1, round(width * scale_x)), max(1, round(height * scale_y)))
         resized = np.asarray(Image.fromarray(image).resize(inner, self.resample))
-        painted = np.empty((rows, cols, 3), dtype=np.uint8)
-        painted[:] = (self.mean * 255).round().astype(np.uint8)
+        if resized.shape[:2] == size and box == (0, 0, width, height):
+            return resized
+        line = np.tile((self.mean * 255).round().astype(np.uint8), cols)  # [cols * 3]
+        painted = np.tile(line, rows).reshape(rows, cols, 3)  # [rows, cols, 3]
         left, top = round(-x0 * scale_x), round(-y0 * scale_y)
         painted[top : top + inner[1], left : left + inner[0]] = resized[: rows - top, : cols - left]
         return painted

@@ -43,6 +43,8 @@ class Grid:
         repeat: points that speak of each object, where there are enough.
         sample_prob: probability that a training question lists only the classes present and some absent ones.
         absent: so many absent classes for each present one.
+        negatives: what a training question may ask in vain where a dataset says which classes were looked for
+            (``Sample.absent``): ``verified``, those only; ``any``, every class without an object.
 
     Raises:
         ConfigError: a value is out of range.
@@ -54,6 +56,7 @@ class Grid:
     repeat: int
     sample_prob: float
     absent: int
+    negatives: str
 
     def __post_init__(self) -> None:
         for name, low in (("rows", 1), ("cols", 1), ("keep", 1), ("repeat", 1), ("absent", 0)):
@@ -62,6 +65,8 @@ class Grid:
                 raise ConfigError(f"tasks: {name} is out of range (got {value!r}); give a whole number from {low}")
         if not 0 <= self.sample_prob <= 1:
             raise ConfigError(f"tasks: sample_prob is no probability (got {self.sample_prob!r}); give 0 to 1")
+        if self.negatives not in ("verified", "any"):
+            raise ConfigError(f"tasks: negatives is unknown (got {self.negatives!r}); give verified or any")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +95,59 @@ def encode(
 ) -> Dialogue:
     """The question about all listed classes, with one answer per grid point.
 
+    Where a dataset is not exhaustive (``Sample.absent`` is given), other classes may be in the picture without a mark,
+    and "background" would be wrong for them. A training question about such a sample therefore never lists all classes,
+    whatever ``sample_prob``: only those present and some of those verified as absent. Where there are neither, nothing
+    can be asked, and the dialogue has no answers; the collator leaves it out.
+
     Raises:
         ConfigError: the template spells answers in another way than the task reads them.
         DataError: bad class names; in training no targets, an unknown class, or a box or mask that does not fit.
     """
-    spelling = f"{{label}},{{{'mask' if with_masks else 'box'}}}"
-    if template.answers not in ((), (spelling,)):
-        raise ConfigError(
-            f"template {template.name}: the answers of {template.task} are fixed (got {list(template.answers)}); "
-            f"write answers: ['{spelling}'], or leave them out"
-        )
+    check_answers(template, "mask" if with_masks else "box")
     names = class_names(sample, codec)
     points = grid_points(grid.rows, grid.cols)  # [N, 2]
     asked = names
     answers: tuple[Answer, ...] = tuple(Answer(None, point=_pair(p)) for p in points.tolist())
     if rng is not None:
         labels = _labels(sample, names)
-        if rng.random() < grid.sample_prob:
-            asked = sampled_classes(names, labels, grid.absent, rng)
+        verified = None if grid.negatives == "any" else _verified(sample, names)
+        if rng.random() < grid.sample_prob or verified is not None:
+            asked = sampled_classes(names, labels, grid.absent, rng, verified)
         objects = _objects(sample, labels, with_masks)
-        answers = _answers(sample, names, codec, rng, grid, spell, objects)
+        answers = _answers(sample, names, codec, rng, grid, spell, objects) if asked else ()
     question = template.question(rng, classes=",".join(asked), range=f"0-{codec.num_bins}")
     return Dialogue((Turn(question, answers),), template.image_attention, template.image_position)
 
 
-def class_names(sample: Sample, codec: Codec) -> tuple[str, ...]:
+def check_answers(template: Template, field: str) -> None:
+    """Refuse a template that spells answers in another way than ``class,<field>``.
+
+    Raises:
+        ConfigError: it does.
+    """
+    spelling = f"{{label}},{{{field}}}"
+    if template.answers not in ((), (spelling,)):
+        raise ConfigError(
+            f"template {template.name}: the answers of {template.task} are fixed (got {list(template.answers)}); "
+            f"write answers: ['{spelling}'], or leave them out"
+        )
+
+
+def class_names(sample: Sample, codec: Codec, *, negatives: bool = True) -> tuple[str, ...]:
     """The sample's classes as prompt and answers write them: without blanks around.
+
+    Args:
+        sample: whose ``classes`` are asked for.
+        codec: how answers are written.
+        negatives: whether points may answer with the codec's negative, which then names no class.
 
     Raises:
         DataError: there are none, two are the same, or a name would break the answer's form.
     """
     if not sample.classes:
         raise DataError(f"{sample.source}: has no classes to ask for (got none); give the names of the classes")
-    fault = _fault(tuple(sample.classes), NEGATIVES[codec.negative])
+    fault = _fault(tuple(sample.classes), NEGATIVES[codec.negative] if negatives else "")
     if fault is not None:
         raise DataError(f"{sample.source}: {fault}; rename the class")
     names = tuple(name.strip() for name in sample.classes)
@@ -131,15 +156,43 @@ def class_names(sample: Sample, codec: Codec) -> tuple[str, ...]:
 
 
 def sampled_classes(
-    names: Sequence[str], labels: Sequence[int], absent: int, rng: np.random.Generator
+    names: Sequence[str],
+    labels: Sequence[int],
+    absent: int,
+    rng: np.random.Generator,
+    pool: Sequence[int] | None = None,
 ) -> tuple[str, ...]:
-    """The classes present and up to ``absent`` times as many others (of one where none is present), shuffled."""
+    """The classes present and up to ``absent`` times as many others (of one where none is present), shuffled.
+
+    Args:
+        names: of all classes.
+        labels: of the objects, indices into ``names``.
+        absent: so many others for each class present.
+        rng: of the choice and the order.
+        pool: indices of classes that may be among the others; None: all.
+    Returns:
+        At least one name, unless no class is present and the pool is empty.
+    """
     present = sorted(set(labels))
-    others = [i for i in range(len(names)) if i not in set(present)]
+    others = [i for i in (range(len(names)) if pool is None else pool) if i not in set(present)]
     count = min(len(others), absent * max(1, len(present)))
     chosen = [*present, *rng.permutation(others)[:count].astype(int).tolist()]
     # Without any absent class an image without objects would ask for nothing.
     return tuple(names[i] for i in rng.permutation(chosen or others[:1]).astype(int).tolist())
+
+
+def _verified(sample: Sample, names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Indices of the classes that somebody looked for in vain; None where all without an object are absent."""
+    if sample.absent is None:
+        return None
+    numbers = _numbers(names)
+    return tuple(sorted({numbers[n.strip()] for n in sample.absent if n.strip() in numbers}))
+
+
+@lru_cache(maxsize=64)
+def _numbers(names: tuple[str, ...]) -> dict[str, int]:
+    """Cached because a dataset's list is the same for every sample, and may have a thousand names."""
+    return {name: number for number, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +303,8 @@ def _answers(
     bitmaps = None if objects.bitmaps is None else torch.from_numpy(objects.bitmaps)
     extent = torch.tensor([width, height, width, height], dtype=torch.float32)
     assigned = assign(points, objects.boxes / extent, bitmaps, repeat=grid.repeat)  # [N]
-    # Inside a crowd there are objects that nobody marked, so "background" would be wrong there.
-    usable = (assigned != BACKGROUND) | ~_in_crowd(sample, points)
+    # In a crowd or where nothing is known there may be objects that nobody marked: "background" would be wrong.
+    usable = (assigned != BACKGROUND) | ~(_in_crowd(sample, points) | _ignored(sample, points))
     places = usable.nonzero()[:, 0] if bool(usable.any()) else torch.arange(len(points))
     kept = places[keep_points(assigned[places], grid.keep, rng)]  # [P]
     chosen = assigned[kept]
@@ -273,14 +326,27 @@ def _in_crowd(sample: Sample, points: Tensor) -> Tensor:
     if targets.crowd is None or not bool(targets.crowd.any()):
         return torch.zeros(len(points), dtype=torch.bool)
     height, width = sample.size
-    at = points * points.new_tensor([width, height])  # [N, 2] pixels
     index = targets.crowd.nonzero()[:, 0].tolist()
     if targets.masks is not None:
-        bitmap = masks.decode_many([whole_masks(sample)[i] for i in index], sample.size).any(axis=0)  # [H, W]
-        return torch.from_numpy(bitmap)[at[:, 1].long(), at[:, 0].long()]
+        bitmaps = masks.decode_many([whole_masks(sample)[i] for i in index], sample.size)  # [C, H, W]
+        return _on(np.asarray(bitmaps.any(axis=0)), points)
+    at = points * points.new_tensor([width, height])  # [N, 2] pixels
     boxes = boxes_inside(sample)[index]  # [C, 4]
     inside = (at[:, None] >= boxes[None, :, :2]) & (at[:, None] <= boxes[None, :, 2:])  # [N, C, 2]
     return inside.all(-1).any(-1)
+
+
+def _ignored(sample: Sample, points: Tensor) -> Tensor:
+    """Which points [N, 2] lie on pixels that are not scored: [N] bool."""
+    ignore = truth(sample).ignore
+    return torch.zeros(len(points), dtype=torch.bool) if ignore is None else _on(masks.decode(ignore), points)
+
+
+def _on(bitmap: np.ndarray, points: Tensor) -> Tensor:
+    """Which points [N, 2] lie on a bitmap [H, W]: [N] bool."""
+    height, width = bitmap.shape
+    at = (points * points.new_tensor([width, height])).long()  # [N, 2] pixels
+    return torch.from_numpy(bitmap)[at[:, 1], at[:, 0]]  # [N]
 
 
 def _pair(point: Sequence[float]) -> tuple[float, float]:

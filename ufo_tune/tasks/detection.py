@@ -6,6 +6,7 @@ Source: UFO (arXiv 2503.01342) sec. 3.3; ufo.md 2.1 and 8.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ def encode(
     repeat: int = 3,
     sample_prob: float = 0.0,
     absent: int = 3,
+    negatives: Literal["verified", "any"] = "verified",
 ) -> Dialogue:
     """The question about all classes, with ``class,<box>a,b,c,d</box>`` or the negative at each grid point.
 
@@ -49,12 +51,14 @@ def encode(
         repeat: points that speak of each object.
         sample_prob: probability that the question lists only the classes present and some absent ones.
         absent: so many absent classes for each present one.
+        negatives: what a training question may ask in vain where a dataset is not exhaustive (``Sample.absent``):
+            ``verified`` absent classes only, and then never the full list; ``any`` class without an object.
 
     Raises:
         ConfigError: an option is out of range, or the template spells answers in another way.
         DataError: bad class names; in training no targets, an unknown class, or a box outside the image.
     """
-    grid = grid_task.Grid(rows, cols, keep, repeat, sample_prob, absent)
+    grid = grid_task.Grid(rows, cols, keep, repeat, sample_prob, absent, negatives)
 
     def spell(objects: grid_task.Objects, chosen: Tensor, points: Tensor) -> Sequence[grid_task.Spelled]:
         bins = codec.encode_boxes(objects.boxes[chosen], sample.size, points)  # [P, 4]

@@ -6,6 +6,7 @@ Source: UFO (arXiv 2503.01342) sec. 3.2, 3.3; ufo.md 2.2 and 8.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ def encode(
     repeat: int = 3,
     sample_prob: float = 0.0,
     absent: int = 3,
+    negatives: Literal["verified", "any"] = "verified",
 ) -> Dialogue:
     """The question about all classes, with ``class,<MASK>...`` or the negative at each grid point.
 
@@ -53,17 +55,19 @@ def encode(
         repeat: points that speak of each object.
         sample_prob: probability that the question lists only the classes present and some absent ones.
         absent: so many absent classes for each present one.
+        negatives: what a training question may ask in vain where a dataset is not exhaustive (``Sample.absent``):
+            ``verified`` absent classes only, and then never the full list; ``any`` class without an object.
 
     Raises:
         ConfigError: an option is out of range, or the template spells answers in another way.
         DataError: bad class names; in training no targets or masks, an unknown class, or a mask of another size.
     """
-    grid = grid_task.Grid(rows, cols, keep, repeat, sample_prob, absent)
+    grid = grid_task.Grid(rows, cols, keep, repeat, sample_prob, absent, negatives)
 
     def spell(objects: grid_task.Objects, chosen: Tensor, points: Tensor) -> Sequence[grid_task.Spelled]:
         assert objects.bitmaps is not None  # with_masks below
-        text = answers.slots(codec)
-        return [(text, (Slot("mask", objects.bitmaps[i]),)) for i in chosen.tolist()]
+        text, slots = answers.slots(codec), [Slot("mask", bitmap) for bitmap in objects.bitmaps]
+        return [(text, (slots[i],)) for i in chosen.tolist()]  # answers about one object share its map
 
     return grid_task.encode(sample, template, codec, rng, grid, spell, with_masks=True)
 

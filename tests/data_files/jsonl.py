@@ -1,0 +1,29 @@
+"""Our own JSONL, with rows of every task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.data_files import Call, picture, rectangle, rle, write_jsonl
+
+
+def rows() -> list[dict[str, Any]]:
+    """Rows of every task."""
+    box, other = [5, 6, 15, 18], [30, 10, 50, 30]
+    return [
+        {"image": "a.png", "objects": {"ref": ["the red cup", "a plate"], "bbox": [box, other]}},
+        {"images": ["a.png"], "objects": {"ref": ["cup"], "bbox": [box], "masks": [rle(rectangle(*box))]}},
+        {"image": "b.png", "classes": ["cup", "plate"], "objects": {"ref": ["plate", "cup"], "bbox": [other, box],
+         "masks": [[[30, 10, 50, 10, 50, 30, 30, 30]], rle(rectangle(*box))], "crowd": [False, True]}},
+        {"image": "c.png", "classes": ["cup", "plate"]},
+        {"image": "a.png", "question": "How many cups?", "answer": "one"},
+    ]  # fmt: skip
+
+
+def make(folder: Path) -> Call:
+    """``train.jsonl`` and its images."""
+    for number, name in enumerate("abc"):
+        picture(folder / f"{name}.png", number)
+    write_jsonl(folder / "train.jsonl", rows())
+    return str(folder), "train", {}

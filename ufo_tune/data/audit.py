@@ -1,0 +1,285 @@
+"""Which images two sets of samples share: by name, and by what the pictures look like.
+
+    image_key("COCO_train2014_000000580957_4.jpg")     # "580957", as of train2017/000000580957.jpg
+    kept, dropped = without(train, shared_images(train, val))
+    audit(train, val).overlaps                         # near copies under other names too
+
+RefCOCO's evaluation images are all in COCO's train2017, under other names: a model that saw them scores too well.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import re
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from scipy.fft import dctn
+from tqdm.auto import tqdm
+
+from ufo_tune.core.types import Image, Sample, Samples
+from ufo_tune.data.images import FORMATS, grey_thumbnail
+from ufo_tune.errors import DataError
+
+LOOK_BITS = 6
+"""Hashes of 64 bits that differ in at most so many are of one picture."""
+NAMED_BITS = 12
+"""The same where the names agree already: a copy may have been cropped a little."""
+_SUFFIXES = {"jpg", "tif", *(name.lower() for name in FORMATS)}
+_COCO = re.compile(r"COCO_[a-z]+\d{4}_0*(\d+)(?:_\d+)?|0*(\d+)")
+_SIDE, _LOW = 32, 8  # pixels of the thumbnail, and its lowest frequencies that are looked at
+_BLOCK = 1 << 22  # pairs of hashes compared at once: 32 MiB
+
+
+def image_key(name: str | Path) -> str:
+    """What all names of one image have in common: a number without its zeros, else the file's stem.
+
+    A number may stand alone, or as COCO writes it (``COCO_train2014_000000580957``, in RefCOCO's files followed by an
+    annotation's). A name that is no number and has no image's suffix, such as a synthetic scene's, is kept whole.
+    """
+    last = str(name).replace("\\", "/").rsplit("/", 1)[-1]
+    stem, _, suffix = last.rpartition(".")
+    is_file = suffix.lower() in _SUFFIXES and bool(stem)
+    found = _COCO.fullmatch(stem if is_file else last)
+    if found:
+        return found[1] or found[2]
+    return stem if is_file else str(name)
+
+
+def keys_of(samples: Samples) -> Iterator[str]:
+    """The key of every sample's image, from ``image_ids`` where the samples have it."""
+    ids = getattr(samples, "image_ids", None)
+    last, key = "", ""
+    for image in (sample.image_id for sample in samples) if ids is None else ids:
+        if image != last:  # samples of one image mostly follow each other
+            last, key = image, image_key(image)
+        yield key
+
+
+def first_places(samples: Samples, wanted: Container[str] | None = None) -> dict[str, int]:
+    """Key -> number of the first sample that shows the image; only of ``wanted`` keys where given."""
+    places: dict[str, int] = {}
+    for number, key in enumerate(keys_of(samples)):
+        if key not in places and (wanted is None or key in wanted):
+            places[key] = number
+    return places
+
+
+def shared_images(samples: Samples, held: Samples, places: dict[str, int] | None = None) -> frozenset[str]:
+    """Keys of the images that both show.
+
+    Names alone prove little (``0001.png`` is in every folder), so pictures of the same name are compared as well. One
+    that cannot be opened counts as shared: to leave out too much is the smaller mistake.
+
+    Args:
+        samples: of training.
+        held: of evaluation.
+        places: ``first_places(samples, ...)`` with at least the images of ``held``, where it is known.
+    """
+    theirs = first_places(held)
+    ours = first_places(samples, theirs) if places is None else places
+    both = [key for key in ours if key in theirs]
+    pairs = [(_image(samples, ours[key]), _image(held, theirs[key])) for key in both]
+    with ThreadPoolExecutor() as pool:
+        same = list(pool.map(lambda pair: same_picture(*pair), pairs))
+    return frozenset(key for key, found in zip(both, same, strict=True) if found)
+
+
+def same_picture(a: Image | None, b: Image | None) -> bool:
+    """Whether two images of the same name are equal as files or look alike; yes where one cannot be opened."""
+    if a is None or b is None:  # text only
+        return False
+    try:
+        if isinstance(a, Path) and isinstance(b, Path) and (a == b or filecmp.cmp(a, b, shallow=False)):
+            return True
+        return (perceptual_hash(a) ^ perceptual_hash(b)).bit_count() <= NAMED_BITS
+    except (DataError, OSError):
+        return True
+
+
+def without(samples: Samples, keys: Container[str]) -> tuple[Samples, int]:
+    """The samples whose image is none of ``keys``, and how many others there were.
+
+    ``image_ids`` and ``class_lists`` are those of the samples that stay, where the dataset has them.
+    """
+    rows = np.array([number for number, key in enumerate(keys_of(samples)) if key not in keys], dtype=np.int64)
+    dropped = len(samples) - len(rows)
+    return (Kept(samples, rows), dropped) if dropped else (samples, 0)
+
+
+@dataclass(frozen=True)
+class Kept(Sequence[Sample]):
+    """Some samples of a dataset, in its order: ``rows`` [n] are their numbers there."""
+
+    samples: Samples
+    rows: np.ndarray
+
+    def __getattr__(self, name: str) -> Any:
+        """What a dataset may say of all its samples at once."""
+        if name == "image_ids":
+            ids = list(self.samples.image_ids)  # type: ignore[attr-defined]
+            return tuple(ids[i] for i in self.rows.tolist())
+        if name == "class_lists":
+            return partial(self._class_lists, self.samples.class_lists)  # type: ignore[attr-defined]
+        raise AttributeError(name)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self.samples[i] for i in self.rows[index].tolist()]
+        return self.samples[int(self.rows[index])]
+
+    def _class_lists(self, whole: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As the dataset's: classes [N] of all objects, and where each sample's end [n]."""
+        classes, ends = whole()
+        counts = np.diff(ends, prepend=0)
+        stays = np.isin(np.arange(len(counts)), self.rows)
+        return classes[np.repeat(stays, counts)], np.cumsum(counts[stays])
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """One image in both sets: where it is in each, whether the names agree, and the bits that the looks differ in."""
+
+    ours: str
+    theirs: str
+    by_name: bool
+    bits: int | None
+
+    def __str__(self) -> str:
+        look = "not opened" if self.bits is None else f"{self.bits} bits"
+        return f"{self.ours} = {self.theirs}  ({'same name, ' if self.by_name else ''}{look})"
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What two sets share. ``other_pictures`` counts images whose names agree while the pictures do not."""
+
+    images: int
+    held_images: int
+    overlaps: tuple[Overlap, ...]
+    samples: int  # of ours that show a shared image
+    other_pictures: int
+    unreadable: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def audit(samples: Samples, held: Samples, *, bits: int = LOOK_BITS, progress: bool = False) -> Audit:
+    """Every image that two sets share, by name or by look. All images are opened, each once.
+
+    Args:
+        samples: of training.
+        held: of evaluation.
+        bits: hashes that differ in at most so many bits are of one picture.
+        progress: show bars.
+    """
+    ours, theirs = first_places(samples), first_places(held)
+    our_looks, their_looks = (_looks(s, list(p.values()), progress) for s, p in ((samples, ours), (held, theirs)))
+    our_keys, their_keys = list(ours), list(theirs)
+    their_number = {key: j for j, key in enumerate(their_keys)}
+    named = {(i, j) for i, key in enumerate(our_keys) if (j := their_number.get(key)) is not None}
+    found: dict[tuple[int, int], int | None] = {}
+    other_pictures = 0
+    for i, j in named:
+        a, b = our_looks[i], their_looks[j]
+        found[i, j] = None if a is None or b is None else (a ^ b).bit_count()
+        if (difference := found[i, j]) is not None and difference > NAMED_BITS:
+            other_pictures += 1
+            del found[i, j]
+    found |= near_pairs(our_looks, their_looks, bits)
+    shared = {our_keys[i] for i, _ in found}
+    return Audit(
+        images=len(ours),
+        held_images=len(theirs),
+        overlaps=tuple(
+            Overlap(_place(samples, ours[our_keys[i]]), _place(held, theirs[their_keys[j]]), (i, j) in named, differ)
+            for (i, j), differ in sorted(found.items())
+        ),
+        samples=sum(key in shared for key in keys_of(samples)),
+        other_pictures=other_pictures,
+        unreadable=sum(look is None for look in (*our_looks, *their_looks)),
+    )
+
+
+def perceptual_hash(image: Image) -> int:
+    """64 bits of what a picture looks like; they hardly change when it is scaled, recompressed or brightened.
+
+    Raises:
+        DataError: the image cannot be opened.
+
+    Source:
+        Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", DCT hash: the lowest 8 x 8
+        frequencies of a 32 x 32 grey picture, each above the median or not.
+    """
+    low = dctn(grey_thumbnail(image, _SIDE).astype(np.float64))[:_LOW, :_LOW]  # [8, 8]
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def near_pairs(a: Sequence[int | None], b: Sequence[int | None], bits: int) -> dict[tuple[int, int], int]:
+    """Pairs (i, j) of hashes that differ in at most so many bits, and in how many; None is near nothing."""
+    rows, columns = ([i for i, look in enumerate(looks) if look is not None] for looks in (a, b))
+    if not rows or not columns:
+        return {}
+    first, second = (np.array([x for x in looks if x is not None], dtype=np.uint64) for looks in (a, b))
+    found: dict[tuple[int, int], int] = {}
+    step = max(1, _BLOCK // len(second))
+    for start in range(0, len(first), step):
+        differ = np.bitwise_count(first[start : start + step, None] ^ second)  # [step, m] u8
+        for i, j in np.argwhere(differ <= bits).tolist():
+            found[rows[start + i], columns[j]] = int(differ[i, j])
+    return found
+
+
+def _looks(samples: Samples, places: Sequence[int], progress: bool) -> list[int | None]:
+    """The hash of each sample's image; None where it cannot be opened, or is text only."""
+    looks: list[int | None] = []
+    with ThreadPoolExecutor() as pool, tqdm(total=len(places), desc="look", unit="image", disable=not progress) as bar:
+        for start in range(0, len(places), 256):  # few at once: some may be pixels in memory
+            images = [_image(samples, place) for place in places[start : start + 256]]
+            looks += pool.map(_look, images)
+            bar.update(len(images))
+    return looks
+
+
+def _look(image: Image | None) -> int | None:
+    try:
+        if image is None:
+            return None
+        return _file_hash(image) if isinstance(image, Path) else perceptual_hash(image)
+    except DataError:
+        return None
+
+
+@lru_cache(maxsize=1 << 20)
+def _file_hash(path: Path) -> int:
+    """Cached because entries of a recipe, and splits of a protocol, show the same files."""
+    return perceptual_hash(path)
+
+
+def _image(samples: Samples, place: int) -> Image | None:
+    try:
+        return samples[place].image
+    except DataError:
+        return Path()  # cannot be opened, which is told when somebody looks
+
+
+def _place(samples: Samples, place: int) -> str:
+    try:
+        sample = samples[place]
+    except DataError as error:
+        return str(error).partition(": ")[0]
+    return f"{sample.source} ({sample.image})" if isinstance(sample.image, Path) else sample.source

@@ -1,0 +1,69 @@
+"""``kitti_depth``: KITTI's depth benchmark by Eigen's index files; 16-bit PNGs in 1/256 metre, mostly unknown.
+
+    samples = load("/data/kitti", "test", task="depth", crop="garg")
+
+Expected tree below ``root`` (that of the Monocular-Depth-Estimation-Toolbox)::
+
+    kitti_eigen_train.txt  kitti_eigen_test.txt   lines "image depth focal-length", depth None where there is none
+    input/2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png  ...
+    gt_depth/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png  ...
+
+Official counts: 697 test images, 652 of which have a depth map; 23,158 to train on in BTS's list. Options: see
+``load``. Windows of ``crop`` are parts of the whole image, not of the 352 x 1216 that some work cuts out first.
+
+Licence: CC BY-NC-SA 3.0. Source: cvlibs.net/datasets/kitti/eval_depth.php (development kit); index files and crops as
+in github.com/cleinc/bts and zhyever/Monocular-Depth-Estimation-Toolbox.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, depth_maps, index_pairs, window_of
+
+__all__ = ["TASKS", "load"]
+_WINDOWS = {
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
+}
+
+
+def load(
+    root: str,
+    split: str,
+    *,
+    task: str,
+    index: str = "kitti_eigen_{split}.txt",
+    images: str = "input",
+    depths: str = "gt_depth",
+    max_depth: float = 80.0,
+    crop: Literal["none", "garg", "eigen"] = "none",
+) -> DepthMaps:
+    """One sample per line of the index that has a depth map, in its order.
+
+    Args:
+        root: folder that all other paths are below; ``{split}`` is replaced in them.
+        split: ``train`` or ``test``.
+        task: ``depth``.
+        index: the index file.
+        images: folder that the index's images are below.
+        depths: folder that its depth maps are below.
+        max_depth: metres; depth beyond is unknown.
+        crop: ``garg`` or ``eigen``: depth outside that evaluation window is unknown.
+
+    Raises:
+        ConfigError: an unknown task or crop.
+        DataError: the index is missing or malformed.
+    """
+    folder, file = Path(root), Path(root) / index.format(split=split)
+    return depth_maps(
+        f"kitti_depth/{split}",
+        lambda: index_pairs(file),
+        task=task,
+        sources=[file],
+        images=folder / images.format(split=split),
+        depths=folder / depths.format(split=split),
+        encoding=Encoding(scale=1 / 256, max_depth=max_depth),
+        window=window_of("kitti_depth", crop, _WINDOWS),
+    )

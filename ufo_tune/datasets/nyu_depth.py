@@ -1,0 +1,67 @@
+"""``nyu_depth``: NYU Depth v2 by index files, as BTS, AdaBins and later work read it; 16-bit PNGs in millimetres.
+
+    samples = load("/data/nyu", "test", task="depth", crop="eigen")  # the official 654
+
+Expected tree below ``root`` (that of the Monocular-Depth-Estimation-Toolbox)::
+
+    nyu_train.txt  nyu_test.txt     lines "scene/rgb_00045.jpg scene/sync_depth_00045.png focal-length"
+    bathroom/rgb_00045.jpg  bathroom/sync_depth_00045.png  ...
+
+BTS's own files: ``index: nyudepthv2_{split}_files_with_gt.txt`` and ``images``, ``depths``: ``sync`` or
+``official_splits/test``. Official counts: 654 test images; to train on, 24,231 in BTS's list, about 50,000 in
+AdaBins'. Options: see ``load``.
+
+Licence: for research; see the site. Source: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; index files and crop as
+in github.com/cleinc/bts and zhyever/Monocular-Depth-Estimation-Toolbox.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, depth_maps, index_pairs, window_of
+
+__all__ = ["TASKS", "load"]
+_WINDOWS = {"eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640)}
+"""Rows 45 to 470 and columns 41 to 600 of 480 x 640."""
+
+
+def load(
+    root: str,
+    split: str,
+    *,
+    task: str,
+    index: str = "nyu_{split}.txt",
+    images: str = "",
+    depths: str = "",
+    max_depth: float = 10.0,
+    crop: Literal["none", "eigen"] = "none",
+) -> DepthMaps:
+    """One sample per line of the index, in its order.
+
+    Args:
+        root: folder that all other paths are below; ``{split}`` is replaced in them.
+        split: ``train`` or ``test``.
+        task: ``depth``.
+        index: the index file.
+        images: folder that the index's images are below.
+        depths: folder that its depth maps are below.
+        max_depth: metres; depth beyond is unknown.
+        crop: ``eigen``: depth outside the usual evaluation window is unknown.
+
+    Raises:
+        ConfigError: an unknown task or crop.
+        DataError: the index is missing or malformed.
+    """
+    folder, file = Path(root), Path(root) / index.format(split=split)
+    return depth_maps(
+        f"nyu_depth/{split}",
+        lambda: index_pairs(file),
+        task=task,
+        sources=[file],
+        images=folder / images.format(split=split),
+        depths=folder / depths.format(split=split),
+        encoding=Encoding(scale=0.001, max_depth=max_depth),
+        window=window_of("nyu_depth", crop, _WINDOWS),
+    )
