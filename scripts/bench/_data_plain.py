@@ -133,9 +133,7 @@ class Plain:
         return assigned
 
     def _box(self, box: Sequence[float], size: Any) -> str:
-        single = np.float32
-        scaled = [single(v) / single(side) * single(self.codec.num_bins) for v, side in zip(box, size * 2, strict=True)]
-        bins = [round(float(v)) for v in scaled]
+        bins = [round(float(np.float32(v)) * self.codec.num_bins / side) for v, side in zip(box, size * 2, strict=True)]
         return f"{self.codec.box_open}{','.join(map(str, bins))}{self.codec.box_close}"
 
     def _row(
