@@ -121,8 +121,9 @@ class Pictures:
     def __call__(self, first: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels [B, 3, H, W] of ``count`` scenes and the answers about them."""
         drawn = [scenes.scene(self.seed, self.split, first + k, SIDE) for k in range(count)]
-        views = self.model.processor.plan((SIDE, SIDE))
-        return torch.cat([self.model.processor.pixels(s.image, views)["pixel_values"] for s in drawn]), answers(drawn)
+        own = self.model.processor
+        views = own.plan((SIDE, SIDE))
+        return own.join_pixels([own.pixels(s.image, views) for s in drawn])["pixel_values"], answers(drawn)
 
 
 def seen(model: UfoModel, pixels: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ from ufo_tune.templates import Template
 
 Row = dict[str, Any]
 """Lists ``ids``, ``labels``, ``segment``, ``positions``; ``pixels`` [3, side, side]; maps ``targets``; ``points``."""
+FLIP = 0.5
+"""Probability of a mirror image, in detection."""
+UNASKED = "masks nobody asked for"
+"""The stage of masks that the task does not need."""
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
@@ -61,16 +65,21 @@ class Plain:
         return self.res(ref["image_id"], ref["ann_id"], ref["sentences"][0]["sent"], rng)
 
     def detection(self, image_id: int, rng: np.random.Generator) -> Row:
-        """The default options: 10 x 10 points, 40 kept, 3 for each object."""
+        """The default options: 10 x 10 points, 40 kept, 3 for each object; mirrored at random."""
         image = self._image(image_id)
         rows = self.coco.loadAnns(self.coco.getAnnIds(imgIds=[image_id]))
-        with self.stage("masks"):
-            targets = [self._resized(self.coco.annToMask(row)) for row in rows]
+        flip = rng.random(3)[0] < FLIP
+        rng.random(8)  # of crops and colours, which are off
+        self._masks(rows, -1, flip)
+        with self.stage("augment"):
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
         with self.stage("task"):
             boxes, labels = [], []
             for row in rows:
                 x, y, width, height = row["bbox"]
-                boxes.append([x, y, x + width, y + height])
+                x0, x1 = np.float32(x), np.float32(x + width)
+                x0, x1 = (image.width - x1, image.width - x0) if flip else (x0, x1)
+                boxes.append([x0, y, x1, y + height])
                 labels.append(row["category_id"] - 1)
             rng.random()  # whether to list some classes only
             points = [((j + 0.5) / 10, (i + 0.5) / 10) for i in range(10) for j in range(10)]
@@ -83,14 +92,13 @@ class Plain:
                 answers.append("background" if k < 0 else f"{self.names[labels[k]]},{self._box(boxes[k], image.size)}")
                 kept.append(points[p])
             question = self.template.question(rng, classes=",".join(self.names), range=f"0-{self.codec.num_bins}")
-        return self._row(image, question, answers, kept, targets)
+        return self._row(image, question, answers, kept, [])
 
     def res(self, image_id: int, annotation: int, phrase: str, rng: np.random.Generator) -> Row:
         """The mask of one of the image's objects."""
         image = self._image(image_id)
         rows = self.coco.loadAnns(self.coco.getAnnIds(imgIds=[image_id]))
-        with self.stage("masks"):
-            targets = [self._resized(self.coco.annToMask(row)) for row in rows if row["id"] == annotation]
+        targets = self._masks(rows, annotation)
         with self.stage("task"):
             question = self.template.question(rng, phrase=phrase)
             answer = self.template.answer(rng, mask=self.codec.mask_token * self.codec.slot_tokens)
@@ -103,13 +111,24 @@ class Plain:
             out: dict[str, Tensor] = {"pixel_values": torch.stack([row["pixels"] for row in rows])}
             for name, fill in (("ids", pad), ("labels", -100), ("segment", -2), ("positions", 0)):
                 out[name] = torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
-            out["targets"] = torch.stack([t for row in rows for t in row["targets"]])
+            targets = [t for row in rows for t in row["targets"]]
+            out["targets"] = torch.stack(targets) if targets else torch.zeros(0)
         return out
 
     def _image(self, image_id: int) -> Image.Image:
         with self.stage("decode image"):
             shown = self.coco.loadImgs([image_id])[0]
             return Image.open(self.images / shown["file_name"]).convert("RGB")
+
+    def _masks(self, rows: Sequence[dict[str, Any]], wanted: int, flip: bool = False) -> list[Tensor]:
+        """All objects' masks as a pipeline of annotations loads them; the one that is wanted."""
+        found = []
+        for row in rows:
+            with self.stage("masks" if row["id"] == wanted else UNASKED):
+                mask = self.coco.annToMask(row)
+                resized = self._resized(mask[:, ::-1].copy() if flip else mask)
+            found += [resized] if row["id"] == wanted else []
+        return found
 
     def _resized(self, mask: np.ndarray) -> Tensor:
         whole = torch.from_numpy(mask)[None, None].float()  # [1, 1, H, W]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,8 +138,10 @@ def visible(segment: Tensor, is_image: Tensor, causal_image: Tensor) -> Tensor:
     return (order & same & real)[:, None]  # [B, 1, T, T]
 
 
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Right-pad lists to a tensor [B, T] i64."""
+def pad(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> Tensor:
+    """Right-pad lists or arrays to a tensor [B, T] i64."""
     width = max((len(r) for r in rows), default=0)
-    padded = [list(r) + [value] * (width - len(r)) for r in rows]
-    return torch.tensor(padded, dtype=torch.long).reshape(len(rows), width)
+    padded = np.full((len(rows), width), value, dtype=np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row  # torch reads lists three times as slowly
+    return torch.from_numpy(padded)

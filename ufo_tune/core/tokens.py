@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,8 @@ def add_tokens(tokenizer: Any, codec: Codec) -> list[int]:
     missing = [t for t in codec.special_tokens if t not in known]
     # Not "special": decoding with skip_special_tokens must keep <box> and <MASK> in the text.
     tokenizer.add_tokens(missing, special_tokens=False)
+    for remembered in (prompt_ids, _answer_ids, _piece_ids):
+        remembered.cache_clear()
     return [token_id(tokenizer, t) for t in missing]
 
 
@@ -37,19 +40,34 @@ def token_id(tokenizer: Any, token: str) -> int:
     return int(found)
 
 
+@lru_cache(maxsize=1 << 6)
+def prompt_ids(tokenizer: Any, text: str, image_token: str, *, special: bool) -> tuple[int, ...]:
+    """Token ids of a part of the prompt that may show an image; ``special``: with those that start a text.
+
+    The placeholder is written once and multiplied as an id, because tokenizers need milliseconds for thousands of them.
+    Remembered: a grid task asks the same of every image.
+    """
+    runs = re.compile(f"(?:{re.escape(image_token)})+")
+    counts = iter([len(run) // len(image_token) for run in runs.findall(text)])
+    image_id = tokenizer.convert_tokens_to_ids(image_token)
+    ids: list[int] = tokenizer(runs.sub(lambda _: image_token, text), add_special_tokens=special)["input_ids"]
+    return tuple(i for token in ids for i in ([token] * next(counts) if token == image_id else (token,)))
+
+
 def answer_ids(tokenizer: Any, text: str, codec: Codec) -> list[int]:
     """Token ids of an answer, piece by piece, exactly as the answer grammar spells them (without the end token)."""
-    size = len(tokenizer)  # tokens may be added
-    return [i for piece in pieces(text, codec) for i in _piece_ids(tokenizer, size, piece)]
+    return list(_answer_ids(tokenizer, text, codec))
+
+
+@lru_cache(maxsize=1 << 9)
+def _answer_ids(tokenizer: Any, text: str, codec: Codec) -> tuple[int, ...]:
+    """Remembered: many points of a grid say the same."""
+    return tuple(i for piece in pieces(text, codec) for i in _piece_ids(tokenizer, piece))
 
 
 @lru_cache(maxsize=1 << 13)
-def _piece_ids(tokenizer: Any, size: int, piece: str) -> tuple[int, ...]:
-    """Ids of a piece in a tokenizer of ``size`` tokens.
-
-    Remembered: the answers of grid tasks have hundreds of pieces, mostly numbers and class names, and the tokenizer
-    takes as long for one of them as for a sentence.
-    """
+def _piece_ids(tokenizer: Any, piece: str) -> tuple[int, ...]:
+    """Remembered: most pieces are numbers and class names, and a tokenizer takes as long for one as for a sentence."""
     return tuple(tokenizer(piece, add_special_tokens=False)["input_ids"])
 
 

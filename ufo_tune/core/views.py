@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -200,8 +201,8 @@ def to_target(mask: Tensor, views: Sequence[View], out_size: tuple[int, int]) ->
         [Hc, Wc] float32 in the range of ``mask``.
     """
     x0, y0, x1, y1 = canvas(views)
-    target = torch.zeros(out_size)
-    drawn = [mask.any(dim=1 - axis).nonzero()[:, 0] for axis in (0, 1)]  # rows and columns with something on them
+    target = torch.from_numpy(np.zeros(out_size, dtype=np.float32))  # unlike torch's, pages that stay 0 cost nothing
+    drawn = [np.flatnonzero(mask.numpy().any(axis=1 - axis)) for axis in (0, 1)]  # rows, columns with something on them
     if not len(drawn[0]):
         return target
     (top, bottom), (left, right) = ((int(d[0]), int(d[-1]) + 1) for d in drawn)

@@ -5,7 +5,6 @@ A family supplies only what differs; ``batch`` is written once, here.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class VLMProcessor(ABC):
 
     @abstractmethod
     def pixels(self, image: np.ndarray, views: Sequence[View]) -> dict[str, Tensor]:
-        """The vision tower's inputs for one image [H, W, 3] uint8; ``join_pixels`` puts those of a batch together."""
+        """What one image [H, W, 3] uint8 gives to a batch; ``join_pixels`` makes the vision tower's inputs of it."""
 
     @abstractmethod
     def target_size(self, views: Sequence[View]) -> tuple[int, int]:
@@ -93,7 +92,7 @@ class VLMProcessor(ABC):
 
     def positions(self, row: sequence.Row, views: Sequence[View]) -> Tensor:
         """[A, T] position ids; one axis unless the family says otherwise."""
-        return torch.tensor([row.positions], dtype=torch.long)
+        return sequence.pad([row.positions], 0)
 
     def join_pixels(self, pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The inputs of several images as those of one pass."""
@@ -145,21 +144,8 @@ class VLMProcessor(ABC):
             if number > 0 and text.startswith(self.end_token):
                 text = text[len(self.end_token) :]  # already there, supervised, as the end of the answer
             first = number == 0 and not (bos and text.startswith(bos))
-            out.append((self._with_image(text, first), False))
+            out.append((list(tokens.prompt_ids(self.tokenizer, text, self.image_token, special=first)), False))
         return out
-
-    def _with_image(self, text: str, special: bool) -> list[int]:
-        """Ids of a text that may show an image.
-
-        The placeholder is written once and multiplied as an id: a tokenizer needs milliseconds for thousands of them.
-        """
-        runs = re.compile(f"(?:{re.escape(self.image_token)})+")
-        counts = iter([len(run) // len(self.image_token) for run in runs.findall(text)])
-        ids: list[int] = self.tokenizer(runs.sub(lambda _: self.image_token, text), add_special_tokens=special)[
-            "input_ids"
-        ]
-        image_id = self.image_id
-        return [i for token in ids for i in ([token] * next(counts) if token == image_id else (token,))]
 
     def encode(
         self,
@@ -230,19 +216,19 @@ class VLMProcessor(ABC):
     def stack(self, rows: Sequence[EncodedRow]) -> Batch:
         """Pad and stack encoded rows."""
         pad = sequence.pad
+        ids = pad([r.row.ids for r in rows], self.pad_id)
         width = max(len(r.row.ids) for r in rows)
         positions = [self.positions(r.row, r.views) for r in rows]  # B x [A, T]
-        image_id = self.image_id
         most = max((len(r.points) for r in rows), default=0)
         points = torch.zeros(len(rows), most, 2)
         for number, r in enumerate(rows):
             points[number, : len(r.points)] = torch.tensor(r.points).reshape(-1, 2)
         return Batch(
-            ids=pad([r.row.ids for r in rows], self.pad_id),
+            ids=ids,
             labels=pad([r.row.labels for r in rows], -100),
             segment=pad([r.row.segment for r in rows], -2),
             positions=torch.stack([nn.functional.pad(p, (0, width - p.shape[1])) for p in positions], dim=1),
-            image_index=pad([[i for i, t in enumerate(r.row.ids) if t == image_id] for r in rows], -1),
+            image_index=pad([np.flatnonzero(row == self.image_id) for row in ids.numpy()], -1),
             local_index=pad([r.row.local_index for r in rows], -1),
             points=points,
             slot_index=torch.tensor([s for r in rows for s in r.row.slot_index], dtype=torch.long).reshape(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -25,8 +24,7 @@ from transformers import (
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import View
 from ufo_tune.models.base import VLM
-from ufo_tune.models.processor import join_padded
-from ufo_tune.models.tiles import Aspect, TiledProcessor
+from ufo_tune.models.tiles import Aspect, TiledProcessor, fresh
 from ufo_tune.models.tiny import CHAT, Sizes, Text, decoder, write
 from ufo_tune.models.ufo import UfoModel
 
@@ -57,13 +55,16 @@ class SmolVLMProcessor(TiledProcessor):
         whole = f"\n{fake}{_WHOLE}{one}" if self.thumbnail else ""
         return "\n".join(lines) + f"\n{whole}{fake}"
 
-    def pixels(self, image: np.ndarray, views: Sequence[View]) -> dict[str, Tensor]:
-        """``pixel_values`` [1, n, 3, side, side]."""
-        return {"pixel_values": super().pixels(image, views)["pixel_values"][None]}
-
     def join_pixels(self, pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """[B, most, 3, side, side]; HF leaves out views that are zero everywhere, which no painted tile is."""
-        return join_padded(pixels)
+        tiles = [p["tiles"] for p in pixels]
+        if not tiles:
+            return {}
+        values = fresh(len(tiles), max(map(len, tiles)), 3, self.side, self.side)
+        for own, row in zip(tiles, values, strict=True):
+            self.normalise(own, row[: len(own)])
+            row[len(own) :] = 0
+        return {"pixel_values": values}
 
 
 class SmolVLM(VLM):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ufo_tune.errors import ConfigError
 from ufo_tune.models.processor import VLMProcessor
 
 Aspect = Literal["keep", "warp"]
+_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
 class TiledProcessor(VLMProcessor):
@@ -90,20 +92,35 @@ class TiledProcessor(VLMProcessor):
         return rows * self.side, cols * self.side
 
     def pixels(self, image: np.ndarray, views: Sequence[View]) -> dict[str, Tensor]:
-        """``pixel_values`` [n, 3, side, side]: one for each view."""
+        """``tiles`` [n, side, side, 3] uint8: one for each view."""
         rows, cols = self.arrangement(views)
         side = self.side
         whole = self._paint(image, canvas(views), self.target_size(views))
         tiles = whole.reshape(rows, side, cols, side, 3).swapaxes(1, 2)  # [rows, cols, side, side, 3]
         parts = [tiles.reshape(-1, side, side, 3)]  # [rows * cols, side, side, 3]
         parts += [self._paint(image, v.box, (side, side))[None] for v in views if v.thumbnail]
-        shown = np.concatenate(parts)  # [n, side, side, 3] uint8
-        values = np.empty((len(shown), 3, side, side), dtype=np.float32)
-        for channel in range(3):  # plane by plane and in place: several times faster than on whole pixels
+        return {"tiles": torch.from_numpy(np.concatenate(parts))}  # [n, side, side, 3]
+
+    def join_pixels(self, pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """``pixel_values`` [n, 3, side, side] of all images, normalised straight into the batch's own memory."""
+        tiles = [p["tiles"] for p in pixels]
+        if not tiles:
+            return {}
+        values = fresh(sum(map(len, tiles)), 3, self.side, self.side)
+        for own, part in zip(tiles, values.split([len(t) for t in tiles]), strict=True):
+            self.normalise(own, part)
+        return {"pixel_values": values}
+
+    def normalise(self, tiles: Tensor, out: Tensor) -> None:
+        """Write tiles [n, side, side, 3] uint8 as the tower's values [n, 3, side, side] f32.
+
+        Plane by plane and in place, which is several times faster than on whole pixels.
+        """
+        shown, values = tiles.numpy(), out.numpy()
+        for channel in range(3):
             plane = np.divide(shown[..., channel], 255, out=values[:, channel], dtype=np.float32)
             plane -= self.mean[channel]
             plane /= self.std[channel]
-        return {"pixel_values": torch.from_numpy(values)}
 
     def _paint(self, image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
         """What lies in ``box`` of the image, resized to ``size`` pixels: [H, W, 3] uint8, mean colour outside."""
@@ -111,14 +128,33 @@ class TiledProcessor(VLMProcessor):
         (rows, cols), (height, width) = size, image.shape[:2]
         scale_x, scale_y = cols / (x1 - x0), rows / (y1 - y0)
         inner = (max(1, round(width * scale_x)), max(1, round(height * scale_y)))
-        resized = np.asarray(Image.fromarray(image).resize(inner, self.resample))
+        resized = self._resized(image, (inner[1], inner[0]))
         if resized.shape[:2] == size and box == (0, 0, width, height):
             return resized
-        line = np.tile((self.mean * 255).round().astype(np.uint8), cols)  # [cols * 3]
-        painted = np.tile(line, rows).reshape(rows, cols, 3)  # [rows, cols, 3]
         left, top = round(-x0 * scale_x), round(-y0 * scale_y)
-        painted[top : top + inner[1], left : left + inner[0]] = resized[: rows - top, : cols - left]
+        right, bottom = min(cols, left + inner[0]), min(rows, top + inner[1])
+        padding = np.tile((self.mean * 255).round().astype(np.uint8), (cols, 1))  # [cols, 3] one line of it
+        painted = np.empty((rows, cols, 3), dtype=np.uint8)
+        painted[:top], painted[bottom:] = padding, padding
+        painted[top:bottom, :left], painted[top:bottom, right:] = padding[:left], padding[right:]
+        painted[top:bottom, left:right] = resized[: bottom - top, : right - left]
         return painted
+
+    def _resized(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The image at (H, W) of ``size``, with the base's own filter: torch's where it has it, else Pillow's.
+
+        They differ by at most two of 255 levels in few pixels, and torch's takes a third of the time.
+        """
+        if self.resample not in _FILTERS:
+            return np.asarray(Image.fromarray(image).resize((size[1], size[0]), self.resample))
+        pixels = torch.from_numpy(np.require(image, requirements="CW")).permute(2, 0, 1)[None]  # [1, 3, H, W]
+        resized = F.interpolate(pixels, size, mode=_FILTERS[self.resample], antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()  # [H, W, 3]
+
+
+def fresh(*shape: int) -> Tensor:
+    """A float32 tensor to write to; numpy asks for huge pages, so writing a batch takes a third of the time."""
+    return torch.from_numpy(np.empty(shape, dtype=np.float32))
 
 
 def _tiles(tiles: int | str) -> tuple[int, tuple[int, int] | None]:

@@ -106,10 +106,10 @@ def encode(
     """
     check_answers(template, "mask" if with_masks else "box")
     names = class_names(sample, codec)
-    points = grid_points(grid.rows, grid.cols)  # [N, 2]
     asked = names
-    answers: tuple[Answer, ...] = tuple(Answer(None, point=_pair(p)) for p in points.tolist())
-    if rng is not None:
+    if rng is None:
+        answers = tuple(Answer(None, point=_pair(p)) for p in grid_points(grid.rows, grid.cols).tolist())
+    else:
         labels = _labels(sample, names)
         verified = None if grid.negatives == "any" else _verified(sample, names)
         if rng.random() < grid.sample_prob or verified is not None:
@@ -147,10 +147,9 @@ def class_names(sample: Sample, codec: Codec, *, negatives: bool = True) -> tupl
     """
     if not sample.classes:
         raise DataError(f"{sample.source}: has no classes to ask for (got none); give the names of the classes")
-    fault = _fault(tuple(sample.classes), NEGATIVES[codec.negative] if negatives else "")
+    names, fault = _checked(tuple(sample.classes), NEGATIVES[codec.negative] if negatives else "")
     if fault is not None:
         raise DataError(f"{sample.source}: {fault}; rename the class")
-    names = tuple(name.strip() for name in sample.classes)
     refuse_tokens(sample, "list of classes", ",".join(names), codec)
     return names
 
@@ -253,14 +252,14 @@ def grammar(sample: Sample, codec: Codec, body: Part) -> Grammar:
 
 
 @lru_cache(maxsize=64)
-def _fault(classes: tuple[str, ...], negative: str) -> str | None:
-    """What is wrong with class names; cached because a dataset's list is the same for every sample."""
-    names = [name.strip() for name in classes]
+def _checked(classes: tuple[str, ...], negative: str) -> tuple[tuple[str, ...], str | None]:
+    """Names without blanks around, and what is wrong; cached because a dataset's list is the same for every sample."""
+    names = tuple(name.strip() for name in classes)
     for name in names:
         if not name or "," in name or name.casefold() == negative:
-            return f"a class name is empty, holds a comma, or means 'no object' (got {name!r})"
+            return names, f"a class name is empty, holds a comma, or means 'no object' (got {name!r})"
     twice = next((name for name in names if names.count(name) > 1), None)
-    return None if twice is None else f"a class is listed twice (got {twice!r})"
+    return names, None if twice is None else f"a class is listed twice (got {twice!r})"
 
 
 def _labels(sample: Sample, names: Sequence[str]) -> tuple[int, ...]:
