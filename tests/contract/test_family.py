@@ -37,25 +37,31 @@ def seen(model, pictures, views):
 
 
 def check_locality(model, size):
-    """Paint the pixels of one cell after the other: the cell of the map that moves most is that one."""
+    """Paint the pixels of one cell after the other: the cell of the map that moves most is that one.
+
+    Over three pictures: the tower mixes cells, and on one alone two of them may move by the same to a per cent.
+    """
     views = model.processor.plan(size)
     h, w = model.processor.grid(views)
     x0, y0, x1, y1 = model.processor.canvas(views)
-    background = tiny.image(0, size)  # no plain colour: norms would blow up the slightest change of empty cells
-    cells, pictures = [], [background]
+    cells, total = [], 0
     for y in range(h):
         for x in range(w):
             top, bottom = (round(y0 + (y1 - y0) * (y + k) / h) for k in (0.0, 1.0))
             left, right = (round(x0 + (x1 - x0) * (x + k) / w) for k in (0.0, 1.0))
-            if min(top, left) < 0 or bottom > size[0] or right > size[1]:
-                continue  # in part padding
+            if min(top, left) >= 0 and bottom <= size[0] and right <= size[1]:  # else in part padding
+                cells.append((y, x, top, bottom, left, right))
+    for seed in range(3):
+        background = tiny.image(seed, size)  # no plain colour: norms would blow up the slightest change of empty cells
+        pictures = [background]
+        for *_, top, bottom, left, right in cells:
             picture = background.copy()
             picture[top:bottom, left:right] = 255 * (picture[top:bottom, left:right] < 128)
             pictures.append(picture)
-            cells.append((y, x))
-    plain, *painted = seen(model, pictures, views)
-    moved = [divmod(int((p - plain).norm(dim=-1).argmax()), w) for p in painted]
-    assert moved == cells and len(cells) >= min(h * w, 3)
+        plain, *painted = seen(model, pictures, views)
+        total = total + torch.stack([(p - plain).norm(dim=-1).flatten() for p in painted])  # [cells, h*w]
+    moved = [divmod(i, w) for i in total.argmax(1).tolist()]
+    assert moved == [c[:2] for c in cells] and len(cells) >= min(h * w, 3)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 160), (160, 64), (110, 75)])

@@ -63,3 +63,15 @@ def test_ablations(tmp_path):
     doc.write_text(doc.read_text() + said)
     assert "[10/10]" in run("ablations.py", *command, "--out", out, "--doc", doc)
     assert doc.read_text().endswith(said) and doc.read_text().count(said) == 1
+
+
+def test_data(tmp_path):
+    out = tmp_path / "data.json"
+    printed = run("data.py", "--batches", 6, "--images", 10, "--annotations", 1000, "--out", out)
+    found = json.loads(out.read_text())
+    for task in ("detection", "res"):
+        ours, plain = (found["speed"][task][side] for side in ("ours", "plain"))
+        assert plain["ms"] > ours["ms"] > 0 and f"ratio: {plain['ms'] / ours['ms']:.2f}x" in printed
+        parts = [v for stages in (ours, plain) for k, v in stages.items() if k not in ("ms", "worker_mb")]
+        assert sum(parts) == pytest.approx(ours["ms"] + plain["ms"])
+    assert found["start_up"]["ours, prepared"]["seconds"] < 5

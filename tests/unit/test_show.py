@@ -299,3 +299,19 @@ def test_pictures_can_be_written(tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == picture.size
     assert ImageDraw.Draw(picture) is not None
+
+
+def test_unsure_objects_of_a_grid_are_not_drawn() -> None:
+    image = np.full((80, 400, 3), 200, dtype=np.uint8)
+    sample = Sample(image, (80, 400), "detection", classes=("cup",))
+    boxes = torch.tensor([[5.0, 25, 50, 60], [300, 25, 350, 60]])
+    sure, unsure = torch.tensor([0.9, 0.8]), torch.tensor([0.9, 0.1])
+    labels = torch.zeros(2, dtype=torch.long)
+
+    def right_half(scores: torch.Tensor, **options: float) -> np.ndarray:
+        drawn = show.draw_prediction(sample, Prediction(boxes, None, scores, labels), scale_to=None, **options)
+        return np.asarray(drawn)[:, 200:]
+
+    assert (right_half(unsure) == 200).all(), "nothing is drawn there"
+    assert not (right_half(sure) == 200).all()
+    assert not (right_half(unsure, min_score=0.0) == 200).all()

@@ -147,7 +147,7 @@ class TiledProcessor(VLMProcessor):
         """
         if self.resample not in _FILTERS:
             return np.asarray(Image.fromarray(image).resize((size[1], size[0]), self.resample))
-        pixels = torch.from_numpy(np.require(image, requirements="CW")).permute(2, 0, 1)[None]  # [1, 3, H, W]
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, 3, H, W]
         resized = F.interpolate(pixels, size, mode=_FILTERS[self.resample], antialias=True)
         return resized[0].permute(1, 2, 0).numpy()  # [H, W, 3]
 

@@ -65,10 +65,13 @@ def sheet(images: Sequence[Any], captions: Sequence[str], columns: int) -> Pictu
     return page
 
 
-def draw_prediction(sample: Sample, prediction: Prediction, *, scale_to: int | None = 512) -> Picture:
+def draw_prediction(
+    sample: Sample, prediction: Prediction, *, scale_to: int | None = 512, min_score: float = 0.3
+) -> Picture:
     """A sample's picture with what the model said: labels by class or phrase; an answer in words stands below.
 
-    Objects of no extent (an answer that could not be read) are not drawn.
+    Not drawn are objects of no extent (an answer that could not be read) and, of a question about classes, those scored
+    below ``min_score``: average precision wants them all, eyes do not.
 
     Raises:
         DataError: the picture cannot be read.
@@ -78,7 +81,10 @@ def draw_prediction(sample: Sample, prediction: Prediction, *, scale_to: int | N
         image = np.full((64, 512, 3), 255, dtype=np.uint8)
     labels = names(sample, prediction)
     boxes, masks, scores = prediction.boxes, prediction.masks, prediction.scores
-    seen = [i for i in range(len(labels)) if _has_extent(prediction, i)]
+    sure = [True] * len(labels)
+    if sample.classes and len(scores) == len(labels):
+        sure = (scores >= min_score).tolist()
+    seen = [i for i in range(len(labels)) if sure[i] and _has_extent(prediction, i)]
     if not seen:
         picture = draw(image, scale_to=scale_to)
         said = " ".join(filter(None, (sample.text, "\u2192", prediction.text)))
