@@ -4,6 +4,9 @@
 
 "What colour (shape, texture, size) is ...", teacher-forced on held-out scenes. A base that is right about one object
 alone and wrong among several sees and names, but does not find: what phrases hang on once it learns to point.
+
+Then: how well a linear map can read off an image token's state *where in it* an object lies, before and after the
+language model. Masks are read from the states after it; what it threw away no mask can show.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from ufo_tune.core.sequence import predicting
@@ -52,16 +57,62 @@ def probe(model: UfoModel, count: int) -> dict[int, list[bool]]:
     return right
 
 
+@torch.no_grad()
+def detail(model: UfoModel, fit: int, held: int) -> dict[str, float]:
+    """Variance explained (R2) by a linear map from image tokens' states to which of their 4 x 4 parts are covered.
+
+    Counted are tokens that are covered in part, and there the differences between their parts.
+
+    Args:
+        model: of one square view.
+        fit: scenes that the map is fitted on by least squares.
+        held: further scenes that it is judged on.
+    Returns:
+        For states ``before`` and ``after`` the language model.
+    """
+    asked = ask("vqa", "scenes_vqa", {})
+    samples = open_dataset("scenes", "", "val", "vqa", {"size": fit + held, "questions": 1})
+    collator = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options)
+    states: dict[str, list[Tensor]] = {"before": [], "after": []}
+    covered = []
+    for first in tqdm(range(0, fit + held, ROWS), desc="detail", unit_scale=ROWS):
+        numbers = range(first, min(first + ROWS, fit + held))
+        batch = collator.rows([(samples[k],) for k in numbers], None)
+        assert batch is not None  # no row is left out without a greatest length
+        output = model(batch.to(model.device))
+        states["before"] += [f.flatten(0, 1) for f in output.image_inputs]  # [h * w, D] each
+        states["after"] += [f.flatten(0, 1) for f in output.image_features]
+        height, width = output.image_features[0].shape[:2]
+        for k in numbers:
+            there = torch.from_numpy(scenes.scene(0, "val", k).owner >= 0).float()[None, None]  # [1, 1, H, W]
+            parts = F.adaptive_avg_pool2d(there, (4 * height, 4 * width))
+            covered.append(F.pixel_unshuffle(parts, 4)[0].flatten(1).T)  # [h * w, 16]
+    split, truth = fit * height * width, torch.cat(covered)
+    share = truth[split:].mean(1)
+    edge = (share > 0.02) & (share < 0.98)  # [held tokens] those that are covered in part
+    found = {}
+    for name, several in states.items():
+        known = F.pad(torch.cat(several), (0, 1), value=1.0)  # [tokens, D + 1] with a constant
+        weights = torch.linalg.lstsq(known[:split], truth[:split]).solution
+        lies, read = truth[split:][edge], (known[split:] @ weights)[edge]  # [edge tokens, 16]
+        lies, read = (v - v.mean(1, keepdim=True) for v in (lies, read))  # how much is covered is easy: only where
+        found[name] = 1 - float((lies - read).square().sum() / lies.square().sum())
+    return found
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, help="a run or a model that we saved")
     parser.add_argument("--scenes", type=int, default=120)
     options = parser.parse_args()
-    right = probe(load(str(options.base)).eval(), options.scenes)
+    model = load(str(options.base)).eval()
+    right = probe(model, options.scenes)
     for name, numbers in GROUPS.items():
         answers = [hit for number in numbers for hit in right[number]]
         print(f"{name:15} right {np.mean(answers) if answers else float('nan'):.2f}  n {len(answers)}")
+    for name, explained in detail(model, 300, 100).items():
+        print(f"detail within a patch, {name} the language model: R2 {explained:.2f}")
 
 
 if __name__ == "__main__":

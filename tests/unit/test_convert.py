@@ -92,7 +92,8 @@ def test_label_maps_become_instances(split: str, tmp_path: Path) -> None:
     root, name, options = data_files.make("label_folder", tmp_path / "data")
     found = plugins.find("datasets", "label_folder").load(root, name, task="semantic_segmentation", **options)
     samples = FromLabels(found, split)
-    convert(samples, tmp_path / "mine.jsonl", progress=False)
+    done = convert(samples, tmp_path / "mine.jsonl", progress=False)
+    assert done.samples == done.rows == len(found) > 0 and not done.left_out
     for a, b in zip(samples, _read(tmp_path / "mine.jsonl", "instance_segmentation"), strict=True):
         _same(a, b)
 

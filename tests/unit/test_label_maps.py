@@ -174,7 +174,11 @@ def test_label_folder(tmp_path):
         ({"classes": {0: "a", 1: "b", 2: "c", 255: "d"}}, ConfigError, r"'d' has a value that is ignored \(got 255\)"),
         ({"classes": {0: "a", 70000: "b"}}, ConfigError, r"no pixel has this value \(got 70000\)"),
         ({"suffix": "_x.png"}, DataError, "no file ends with _x.png"),
-        ({"label_dir": "elsewhere"}, DataError, r"no folder of label maps \(got none of elsewhere\)"),
+        (
+            {"label_dir": "elsewhere"},
+            DataError,
+            r"no such folder \(got none of elsewhere\); check root, or give label_dir",
+        ),
     ],
 )
 def test_label_folder_faults(tmp_path, options, error, says):

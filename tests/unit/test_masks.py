@@ -35,6 +35,12 @@ def test_round_trip(size):
     assert masks.area(rles).tolist() == bitmaps.sum((1, 2)).tolist()
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_union_is_every_pixel_of_any(count):
+    bitmaps = blobs(count, (17, 23), count)
+    assert np.array_equal(masks.decode(masks.union(masks.encode_many(bitmaps))), np.logical_or.reduce(bitmaps))
+
+
 def test_no_masks():
     assert masks.encode_many(np.zeros((0, 3, 4), dtype=bool)) == ()
     assert masks.decode_many([]).shape == (0, 0, 0)

@@ -64,6 +64,12 @@ def decode_many(rles: Sequence[Rle], size: tuple[int, int] = (0, 0)) -> np.ndarr
     return np.ascontiguousarray(stacked.transpose(2, 0, 1)).astype(bool)  # [N, H, W]
 
 
+def union(rles: Sequence[Rle]) -> Rle:
+    """The pixels of one or more masks of one size together."""
+    merged: Rle = coco.merge([dict(r) for r in rles])
+    return merged
+
+
 def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """The union of polygons, each ``[x0, y0, x1, y1, ...]`` in pixels, on an image of ``size`` (H, W).
 

@@ -18,8 +18,10 @@ import numpy as np
 from ufo_tune.core import masks
 from ufo_tune.datasets import _json_rows as json_rows
 from ufo_tune.datasets import _paths as paths
+from ufo_tune.datasets import _pictures
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets._json_rows import Row
+from ufo_tune.datasets._objects import Filters, Objects, choose
 from ufo_tune.datasets._pictures import Picture, Read, Thing
 from ufo_tune.errors import DataError
 
@@ -71,7 +73,30 @@ def read(path: Path, style: Style) -> Read:
     if len(lost):
         raise DataError(f"{path}: annotations of an image that is not listed (got image_id {lost[0]}); mend the file")
     names = _names(categories, style, path)
-    return tuple(names.values()), _pictures(images.read(ids), annotations.read(ids), names, style, path)
+    return tuple(names.values()), _read_pictures(images.read(ids), annotations.read(ids), names, style, path)
+
+
+def samples(
+    name: str, split: str, file: Path, style: Style, *, code: str, task: str, images: Path, filters: Filters
+) -> Objects:
+    """The samples of one file of a dataset; masks that are files of their own lie beside it.
+
+    Args:
+        name: of the dataset.
+        split: for messages.
+        file: the annotations.
+        style: in what they differ from COCO's own.
+        code: the dataset's own file.
+        task: detection or instance segmentation.
+        images: folder that the images are below.
+        filters: which of them are wanted.
+
+    Raises:
+        ConfigError: an unknown task, class or image.
+        DataError: the file is missing or damaged.
+    """
+    pictures = _pictures.read(name, lambda: read(file, style), sources=[file], code=[code, *CODE])
+    return choose(pictures, f"{name}/{split}", task=task, images=images, annotations=file.parent, filters=filters)
 
 
 def clip(box: Box, size: tuple[int, int]) -> Box | None:
@@ -96,7 +121,7 @@ def measure(segmentation: Any, size: tuple[int, int], where: str) -> tuple[Box, 
     return ((x0, y0, x1, y1), area) if area else None
 
 
-def _pictures(
+def _read_pictures(
     images: Iterator[list[Row]], annotations: Iterator[list[Row]], names: dict[int, str], style: Style, path: Path
 ) -> Iterator[Picture]:
     for (image,), found in zip(images, annotations, strict=True):

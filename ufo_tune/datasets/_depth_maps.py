@@ -162,6 +162,37 @@ def depth_maps(
     return DepthMaps(name, table, images, depths, encoding, window)
 
 
+def from_index(
+    name: str, root: str, split: str, paths: tuple[str, str, str], *, task: str, encoding: Encoding, window: Window
+) -> DepthMaps:
+    """The samples of an index file.
+
+    Args:
+        name: of the dataset.
+        root: folder that all paths are below.
+        split: replaces ``{split}`` in them.
+        paths: the index file, the folder of its images and that of its depth maps.
+        task: one of ``TASKS``.
+        encoding: of the depth maps.
+        window: where depth is known.
+
+    Raises:
+        ConfigError: an unknown task or value of the encoding.
+        DataError: the index is missing or malformed.
+    """
+    index, images, depths = (Path(root) / path.format(split=split) for path in paths)
+    return depth_maps(
+        f"{name}/{split}",
+        lambda: index_pairs(index),
+        task=task,
+        sources=[index],
+        images=images,
+        depths=depths,
+        encoding=encoding,
+        window=window,
+    )
+
+
 def index_pairs(index: Path) -> tuple[list[Pair], int]:
     """The pairs of an index file: ``image depth [focal length]`` a line, ``None`` where there is no depth map.
 

@@ -193,18 +193,6 @@ def pair_up(
     return _table.table(name, make, features=_features, sources=[], code=[__file__], options=options)
 
 
-def first_folder(root: Path, choices: Sequence[str], what: str) -> Path:
-    """The first of some folders below ``root`` that is there.
-
-    Raises:
-        DataError: none is.
-    """
-    for choice in choices:
-        if (root / choice).is_dir():
-            return root / choice
-    raise DataError(f"{root}: no folder of {what} (got none of {', '.join(choices)}); check root and split")
-
-
 def read_names(path: Path) -> list[str]:
     """The lines of a list of class names, without empty ones at its end.
 

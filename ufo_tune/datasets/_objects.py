@@ -8,7 +8,7 @@ Here are the filters and checks that all such datasets share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, overload
@@ -108,13 +108,12 @@ class Objects(Sequence[Sample]):
 
     def class_lists(self) -> tuple[np.ndarray, np.ndarray]:
         """The classes [N] of every sample's objects, sample after sample, and where each sample's end [n]."""
-        labels, sides, areas, ends = self.pictures.objects()
-        kept = _kept(self.pictures, self.classes, self.filters, labels, sides, areas)
-        starts = np.append(0, ends)[self.rows]
-        lists = [labels[a:b][kept[a:b]] for a, b in zip(starts, ends[self.rows], strict=True)]
+        labels, ends = _left(self.pictures, self.classes, self.filters)
+        counts = np.diff(ends, prepend=0)[self.rows]  # [n]
+        own = np.cumsum(counts)  # [n]
+        places = np.arange(counts.sum()) + np.repeat(ends[self.rows] - own, counts)  # [N] of these among all objects
         renumber = np.array([_numbers(self.classes).get(c, -1) for c in self.pictures.classes])
-        flat = np.concatenate(lists) if lists else np.zeros(0, dtype=int)
-        return renumber[flat], np.cumsum([len(one) for one in lists])
+        return renumber[labels[places]], own
 
     def _masks(self, picture: Picture, things: Sequence[Thing], source: str) -> tuple[Rle, ...]:
         if not picture.ids:
@@ -126,11 +125,11 @@ class Objects(Sequence[Sample]):
         if colours.shape[:2] != tuple(picture.size):
             raise DataError(f"{source}: mask is {colours.shape[:2]} but the image is {picture.size}; check {file}")
         ids = colours @ np.array([1, 256, 256 * 256])  # [H, W]
-        found = np.stack([ids == t.segmentation for t in things]) if things else np.zeros((0, *ids.shape))
-        for thing, bitmap in zip(things, found, strict=True):
-            if not bitmap.any():
+        found = masks.encode_ids(ids)
+        for thing in things:
+            if thing.segmentation not in found:
                 raise DataError(f"{source}: {thing.name} has no pixels in {file}; download both files again")
-        return masks.encode_many(found)
+        return tuple(found[t.segmentation] for t in things)
 
 
 def choose(pictures: Pictures, name: str, *, task: str, images: Path, annotations: Path, filters: Filters) -> Objects:
@@ -154,33 +153,26 @@ def choose(pictures: Pictures, name: str, *, task: str, images: Path, annotation
     rows = np.arange(len(pictures))
     if not isinstance(filters.images, int):
         rows = _select(pictures, filters.images, dataset)
-    if not filters.keep_empty or filters.classes == "present":
-        labels, sides, areas, ends = pictures.objects()
-        kept = _kept(pictures, wanted, filters, labels, sides, areas)
-        counts = np.diff(np.append(0, np.cumsum(kept))[np.append(0, ends)])  # [pictures] objects left
-        if not filters.keep_empty:
-            rows = rows[counts[rows] > 0]
+    found = Objects(name, task, wanted, pictures, rows, images, annotations, filters)
+    if not filters.keep_empty:
+        found = replace(found, rows=rows[np.diff(found.class_lists()[1], prepend=0) > 0])
     if isinstance(filters.images, int) and filters.images:
-        rows = rows[: filters.images]
+        found = replace(found, rows=found.rows[: filters.images])
     if filters.classes == "present":
-        starts = np.append(0, ends)
-        present = {int(k) for i in rows for k in labels[starts[i] : ends[i]][kept[starts[i] : ends[i]]]}
-        wanted = tuple(n for i, n in enumerate(pictures.classes) if i in present)
-    return Objects(name, task, wanted, pictures, rows, images, annotations, filters)
+        present = np.unique(found.class_lists()[0])
+        found = replace(found, classes=tuple(wanted[k] for k in present.tolist()))
+    return found
 
 
-def _kept(
-    pictures: Pictures,
-    wanted: Sequence[str],
-    filters: Filters,
-    labels: np.ndarray,
-    sides: np.ndarray,
-    areas: np.ndarray,
-) -> np.ndarray:
-    """[N] bool: objects of wanted classes that are large enough, as ``_large`` says one by one."""
-    asked = np.array([name in set(wanted) for name in pictures.classes])
-    kept: np.ndarray = asked[labels] & ((sides >= filters.min_size) | (sides < 0)) & (areas >= filters.min_area)
-    return kept
+def _left(pictures: Pictures, wanted: Sequence[str], filters: Filters) -> tuple[np.ndarray, np.ndarray]:
+    """Classes [N] of all objects that the filters leave, and where each picture's end [pictures].
+
+    One pass over the columns for what ``_large`` says of one object.
+    """
+    labels, sides, areas, ends = pictures.objects()
+    asked = np.isin(pictures.classes, wanted)
+    kept = asked[labels] & ((sides >= filters.min_size) | (sides < 0)) & (areas >= filters.min_area)  # [all]
+    return labels[kept], np.append(0, np.cumsum(kept))[ends]
 
 
 def _large(thing: Thing, filters: Filters) -> bool:

@@ -113,7 +113,7 @@ class Phrases(Sequence[Sample]):
         parts = [] if self.task == "rec" and len(boxes) else [self._mask(m, size, source) for m in row["masks"]]
         if self.task == "res" and len(parts) < len(boxes):
             raise DataError(f"{source}: a region has no mask (got {len(parts)} of {len(boxes)}); check the annotations")
-        united = (_union(parts),) if parts else ()
+        united = (masks.union(parts),) if parts else ()
         if len(boxes):
             boxes = torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])[None]  # [1, 4]
         else:
@@ -131,7 +131,7 @@ class Phrases(Sequence[Sample]):
         if isinstance(value, str) and value.endswith(".mat"):
             return _saiapr_mask(self.masks / value, size, source)
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            return _union([readers.mask(v, size, source, self.masks) for v in value])
+            return masks.union([readers.mask(v, size, source, self.masks) for v in value])
         return readers.mask(value, size, source, self.masks)
 
 
@@ -226,12 +226,6 @@ class _Column(Sequence[str]):
         column = self.table.column(self.name)
         found = column[index].to_pylist() if isinstance(index, slice) else column[index].as_py()
         return found
-
-
-def _union(rles: Sequence[Rle]) -> Rle:
-    if len(rles) == 1:
-        return rles[0]
-    return masks.encode(np.asarray(masks.decode_many(rles).any(0)))  # [N, H, W] -> [H, W]
 
 
 def _saiapr_mask(path: Path, size: tuple[int, int], source: str) -> Rle:

@@ -18,7 +18,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ufo_tune.datasets._classes_ade20k import CLASSES
-from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, first_folder, pair_up, read_names
+from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, pair_up, read_names
+from ufo_tune.datasets._paths import first_folder
 from ufo_tune.errors import DataError
 
 __all__ = ["TASKS", "load"]
@@ -41,8 +42,8 @@ def load(
         DataError: a folder or file is missing, or the list of names is not one of 150.
     """
     check_task(task, TASKS, "ade20k")
-    images = first_folder(Path(root), [image_dir.format(split=split)], "images")
-    labels = first_folder(Path(root), [label_dir.format(split=split)], "label maps")
+    images = first_folder(Path(root), image_dir.format(split=split), option="image_dir")
+    labels = first_folder(Path(root), label_dir.format(split=split), option="label_dir")
     names = Path(root) / "objectInfo150.txt"
     classes = _names(names) if names.is_file() else CLASSES
     numbers = class_numbers(range(1, len(classes) + 1), ignored=[0])

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from ufo_tune.datasets._classes_coco_stuff import CLASSES, WITHOUT_MASKS
-from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, first_folder, pair_up
+from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, pair_up
+from ufo_tune.datasets._paths import first_folder
 from ufo_tune.errors import ConfigError
 from ufo_tune.plugins import did_you_mean
 
@@ -58,11 +59,11 @@ def load(
     if labels not in _VALUES:
         raise ConfigError(f"datasets/coco_stuff.labels: unknown (got {labels!r}); {did_you_mean(labels, _VALUES)}")
 
-    def folder(given: str, usual: tuple[str, ...], what: str) -> Path:
-        return first_folder(Path(root), [c.format(split=split) for c in ([given] if given else usual)], what)
+    def folder(given: str, usual: tuple[str, ...], option: str) -> Path:
+        return first_folder(Path(root), *(c.format(split=split) for c in ([given] if given else usual)), option=option)
 
-    images = folder(image_dir, ("images/{split}", "{split}"), "images")
-    maps = folder(label_dir, ("annotations/{split}", "stuffthingmaps/{split}", "{split}"), "label maps")
+    images = folder(image_dir, ("images/{split}", "{split}"), "image_dir")
+    maps = folder(label_dir, ("annotations/{split}", "stuffthingmaps/{split}", "{split}"), "label_dir")
     train_ids = labels == "train_ids"
     pairs = pair_up(
         "coco_stuff",

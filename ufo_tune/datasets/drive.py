@@ -28,7 +28,8 @@ from ufo_tune.core import masks
 from ufo_tune.core.images import open_image
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _readers as readers
-from ufo_tune.datasets._label_maps import check_task, first_folder
+from ufo_tune.datasets._label_maps import check_task
+from ufo_tune.datasets._paths import first_folder
 from ufo_tune.errors import ConfigError, DataError
 
 TASKS = ("res", "semantic_segmentation")
@@ -99,7 +100,7 @@ def load(root: str, split: str, *, task: str, numbers: Sequence[int] = ()) -> Dr
     """
     check_task(task, TASKS, "drive")
     folder = Path(root) / split
-    files = sorted(first_folder(folder, ["images"], "photographs").glob("[0-9]*_*.tif"))
+    files = sorted(first_folder(folder, "images").glob("[0-9]*_*.tif"))
     known = {_number(path.stem): path.stem for path in files}
     if not known:
         raise DataError(f"{folder}/images: no photographs (got none such as 21_training.tif); check root and split")

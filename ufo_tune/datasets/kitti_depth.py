@@ -17,10 +17,9 @@ in github.com/cleinc/bts and zhyever/Monocular-Depth-Estimation-Toolbox.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, depth_maps, index_pairs, window_of
+from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, from_index, window_of
 
 __all__ = ["TASKS", "load"]
 _WINDOWS = {
@@ -56,14 +55,5 @@ def load(
         ConfigError: an unknown task or crop.
         DataError: the index is missing or malformed.
     """
-    folder, file = Path(root), Path(root) / index.format(split=split)
-    return depth_maps(
-        f"kitti_depth/{split}",
-        lambda: index_pairs(file),
-        task=task,
-        sources=[file],
-        images=folder / images.format(split=split),
-        depths=folder / depths.format(split=split),
-        encoding=Encoding(scale=1 / 256, max_depth=max_depth),
-        window=window_of("kitti_depth", crop, _WINDOWS),
-    )
+    encoding, window = Encoding(scale=1 / 256, max_depth=max_depth), window_of("kitti_depth", crop, _WINDOWS)
+    return from_index("kitti_depth", root, split, (index, images, depths), task=task, encoding=encoding, window=window)

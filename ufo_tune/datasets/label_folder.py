@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, first_folder, pair_up, read_names
+from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, pair_up, read_names
+from ufo_tune.datasets._paths import first_folder
 from ufo_tune.errors import ConfigError
 
 __all__ = ["TASKS", "load"]
@@ -51,8 +52,8 @@ def load(
         DataError: a folder or the list of names is missing, or a label map has no image.
     """
     check_task(task, TASKS, "label_folder")
-    images = first_folder(Path(root), [image_dir.format(split=split)], "images")
-    labels = first_folder(Path(root), [label_dir.format(split=split)], "label maps")
+    images = first_folder(Path(root), image_dir.format(split=split), option="image_dir")
+    labels = first_folder(Path(root), label_dir.format(split=split), option="label_dir")
     if isinstance(classes, Mapping):
         by_value = dict(sorted(classes.items()))
     else:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 from ufo_tune.datasets import _coco_rows as coco_rows
-from ufo_tune.datasets import _paths, _pictures
+from ufo_tune.datasets import _paths
 from ufo_tune.datasets._json_rows import Row
-from ufo_tune.datasets._objects import TASKS, Filters, Objects, choose
+from ufo_tune.datasets._objects import TASKS, Filters, Objects
 
 __all__ = ["TASKS", "load"]
 
@@ -65,15 +65,18 @@ def load(
     folder, name = Path(root), f"lvis_v1_{split}.json"
     choices = [annotations.format(split=split)] if annotations else [f"annotations/{name}", name]
     file = _paths.first_file(folder, *choices, option="annotations")
-    pictures = _pictures.read(
-        "lvis",
-        lambda: coco_rows.read(file, coco_rows.Style(file=_file, federated=True)),
-        sources=[file],
-        code=[__file__, *coco_rows.CODE],
-    )
     filters = Filters(images, classes, min_size, min_area, keep_empty, with_masks)
     where = folder / image_dir
-    return choose(pictures, f"lvis/{split}", task=task, images=where, annotations=file.parent, filters=filters)
+    return coco_rows.samples(
+        "lvis",
+        split,
+        file,
+        coco_rows.Style(file=_file, federated=True),
+        code=__file__,
+        task=task,
+        images=where,
+        filters=filters,
+    )
 
 
 def _file(row: Row) -> str:

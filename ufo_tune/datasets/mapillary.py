@@ -33,11 +33,11 @@ from ufo_tune.datasets._label_maps import (
     LabelMaps,
     check_task,
     class_numbers,
-    first_folder,
     pair_up,
     read_values,
     to_numbers,
 )
+from ufo_tune.datasets._paths import first_folder
 from ufo_tune.datasets._table import Table
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.plugins import did_you_mean
@@ -115,8 +115,8 @@ def load(
         raise ConfigError(f"datasets/mapillary.version: unknown (got {version!r}); {did_you_mean(version, _VERSIONS)}")
     folder = Path(root) / split
     kind = "labels" if task == "semantic_segmentation" else "instances"
-    images = first_folder(folder, ["images"], "images")
-    labels = first_folder(folder, [f"{version}/{kind}", kind], "label maps")
+    images = first_folder(folder, "images")
+    labels = first_folder(folder, f"{version}/{kind}", kind)
     names = _names(Path(root), version)
     values = [
         value

@@ -26,10 +26,11 @@ import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
-from ufo_tune.core.types import Rle, Sample, Targets
+from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _label_maps, _table
 from ufo_tune.datasets import _readers as readers
-from ufo_tune.datasets._label_maps import IMAGES, check_task, files, first_folder, folder_times
+from ufo_tune.datasets._label_maps import IMAGES, check_task, files, folder_times
+from ufo_tune.datasets._paths import first_folder
 from ufo_tune.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class MaskFolder(Sequence[Sample]):
         rles = tuple(readers.mask(file, size, f"{source}: {file}", self.masks) for file in row["masks"])
         classes: tuple[str, ...] = () if res else tuple(self.table.meta["classes"])
         if res:
-            rles = (_joined(rles),)
+            rles = (masks.union(rles),)
         labels = [0] if res else [classes.index(word) for word in words]
         return Sample(
             image=image,
@@ -113,8 +114,8 @@ def load(
         DataError: a folder is missing, a mask is of no image, or its name does not say what it is of.
     """
     check_task(task, TASKS, "mask_folder")
-    images = first_folder(Path(root), [image_dir.format(split=split)], "images")
-    folder = first_folder(Path(root), [mask_dir.format(split=split)], "masks")
+    images = first_folder(Path(root), image_dir.format(split=split), option="image_dir")
+    folder = first_folder(Path(root), mask_dir.format(split=split), option="mask_dir")
     times = [*folder_times(images, nested=False), *folder_times(folder, nested=True)]
     table = _table.table(
         "mask_folder",
@@ -169,10 +170,6 @@ def _parts(file: str, stems: Collection[str], folder: Path, images: Path) -> tup
 def _row(image: str, stem: str, words: dict[str, list[str]]) -> dict[str, Any]:
     listed = [(file, word) for word, several in words.items() for file in several]
     return {"image": image, "id": stem, "masks": [file for file, _ in listed], "words": [word for _, word in listed]}
-
-
-def _joined(rles: Sequence[Rle]) -> Rle:
-    return rles[0] if len(rles) == 1 else masks.encode(masks.decode_many(rles).max(axis=0))
 
 
 def _features() -> Features:

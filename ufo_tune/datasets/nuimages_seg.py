@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, first_folder, pair_up
+from ufo_tune.datasets._label_maps import TASKS, LabelMaps, check_task, class_numbers, pair_up
+from ufo_tune.datasets._paths import first_folder
 
 __all__ = ["TASKS", "load"]
 
@@ -48,8 +49,8 @@ def load(root: str, split: str, *, task: str, annotated_only: bool = False) -> L
         DataError: a folder is missing, or a label map has no image.
     """
     check_task(task, TASKS, "nuimages_seg")
-    images = first_folder(Path(root), [f"images/{split}"], "images")
-    labels = first_folder(Path(root), [f"annotations/{split}"], "label maps")
+    images = first_folder(Path(root), f"images/{split}")
+    labels = first_folder(Path(root), f"annotations/{split}")
     values = [v for v in range(1, len(CLASSES) + 1) if not (annotated_only and v in _NEVER)]
     classes = tuple(CLASSES[v - 1] for v in values)
     numbers = class_numbers(values, ignored=[0])

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Literal
 
 from ufo_tune.datasets import _coco_rows as coco_rows
-from ufo_tune.datasets import _paths, _pictures
+from ufo_tune.datasets import _paths
 from ufo_tune.datasets._json_rows import Row
-from ufo_tune.datasets._objects import Filters, Objects, choose
+from ufo_tune.datasets._objects import Filters, Objects
 from ufo_tune.errors import ConfigError
 from ufo_tune.plugins import did_you_mean
 
@@ -69,15 +69,18 @@ def load(
     folder, name = Path(root), f"zhiyuan_objv2_{split}.json"
     choices = [annotations.format(split=split)] if annotations else [f"annotations/{name}", name, f"{split}/{name}"]
     file = _paths.first_file(folder, *choices, option="annotations")
-    pictures = _pictures.read(
-        "objects365",
-        lambda: coco_rows.read(file, coco_rows.Style(file=_file, keep=_real)),
-        sources=[file],
-        code=[__file__, *coco_rows.CODE],
-    )
     filters = Filters(images, classes, min_size, min_area, keep_empty)
     where = folder / image_dir.format(split=split)
-    return choose(pictures, f"objects365/{split}", task=task, images=where, annotations=where, filters=filters)
+    return coco_rows.samples(
+        "objects365",
+        split,
+        file,
+        coco_rows.Style(file=_file, keep=_real),
+        code=__file__,
+        task=task,
+        images=where,
+        filters=filters,
+    )
 
 
 def _file(row: Row) -> str:

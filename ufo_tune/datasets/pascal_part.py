@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from ufo_tune.datasets import _coco_rows as coco_rows
-from ufo_tune.datasets import _paths, _pictures
-from ufo_tune.datasets._objects import TASKS, Filters, Objects, choose
+from ufo_tune.datasets import _paths
+from ufo_tune.datasets._objects import TASKS, Filters, Objects
 
 __all__ = ["TASKS", "load"]
 
@@ -63,12 +63,15 @@ def load(
     """
     folder = Path(root)
     file = _paths.first_file(folder, annotations.format(split=split), option="annotations")
-    pictures = _pictures.read(
-        "pascal_part",
-        lambda: coco_rows.read(file, coco_rows.Style(measured=True)),
-        sources=[file],
-        code=[__file__, *coco_rows.CODE],
-    )
     filters = Filters(images, classes, min_size, min_area, keep_empty, with_masks)
     where = folder / image_dir
-    return choose(pictures, f"pascal_part/{split}", task=task, images=where, annotations=file.parent, filters=filters)
+    return coco_rows.samples(
+        "pascal_part",
+        split,
+        file,
+        coco_rows.Style(measured=True),
+        code=__file__,
+        task=task,
+        images=where,
+        filters=filters,
+    )

@@ -327,8 +327,8 @@ def _in_crowd(sample: Sample, points: Tensor) -> Tensor:
     height, width = sample.size
     index = targets.crowd.nonzero()[:, 0].tolist()
     if targets.masks is not None:
-        bitmaps = masks.decode_many([whole_masks(sample)[i] for i in index], sample.size)  # [C, H, W]
-        return _on(np.asarray(bitmaps.any(axis=0)), points)
+        rles = whole_masks(sample)
+        return _on(masks.decode(masks.union([rles[i] for i in index])), points)
     at = points * points.new_tensor([width, height])  # [N, 2] pixels
     boxes = boxes_inside(sample)[index]  # [C, 4]
     inside = (at[:, None] >= boxes[None, :, :2]) & (at[:, None] <= boxes[None, :, 2:])  # [N, C, 2]
