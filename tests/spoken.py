@@ -18,8 +18,8 @@ GRID = (*OBJECTS, "semantic_segmentation")
 CLASSES = ("Cup", "dining table", "cat")
 SIZE = (48, 64)
 CELLS = (6, 8)
-SLOT = 7
-"""Id of the slot token in made generations."""
+SLOT, DEPTH, OTHER = 7, 8, 9
+"""Ids in made generations: the slot tokens of masks and of depth, and whatever else is said."""
 CODECS = [Codec(num_bins=256, slot_side=2, box_format=f) for f in ("xyxy", "cxcywh", "cxcywh_local")]
 CODECS.append(Codec(num_bins=100, slot_side=4, negative="end"))
 
@@ -86,8 +86,8 @@ def spoken(dialogue: Dialogue, codec: Codec, sure: float = 0.9) -> Generation:
     ids = torch.full((len(said), length), -1)
     hidden = torch.zeros(len(said), length, width)
     for n, (pieces, answer) in enumerate(zip(cut, said, strict=True)):
-        ids[n, : len(pieces)] = torch.tensor([SLOT if p == codec.mask_token else 9 for p in pieces]).long()
-        at = [i for i, p in enumerate(pieces) if p == codec.mask_token]
+        ids[n, : len(pieces)] = torch.tensor([token_id(p, codec) for p in pieces]).long()
+        at = [i for i, p in enumerate(pieces) if token_id(p, codec) != OTHER]
         for number, slot in enumerate(answer.slots):
             rows = (np.arange(h * side) + 0.5) * SIZE[0] / (h * side)
             cols = (np.arange(w * side) + 0.5) * SIZE[1] / (w * side)
@@ -104,14 +104,19 @@ def spoken(dialogue: Dialogue, codec: Codec, sure: float = 0.9) -> Generation:
         views=(View((0.0, 0.0, float(SIZE[1]), float(SIZE[0])), CELLS),),
         points=tuple(a.point for a in said),
         slot_id=SLOT,
+        depth_id=DEPTH,
     )
+
+
+def token_id(piece: str, codec: Codec) -> int:
+    return {codec.mask_token: SLOT, codec.depth_token: DEPTH}.get(piece, OTHER)
 
 
 def words(texts: list[str], codec: Codec, points: bool) -> Generation:
     """Any texts as a generation; its slot tokens are those in the text."""
     cut = [answers.pieces(t, codec) for t in texts]
     length = max(len(c) for c in cut)
-    ids = torch.tensor([[SLOT if p == codec.mask_token else 9 for p in c] + [-1] * (length - len(c)) for c in cut])
+    ids = torch.tensor([[token_id(p, codec) for p in c] + [-1] * (length - len(c)) for c in cut])
     n, (h, w) = len(texts), CELLS
     return Generation(
         texts=tuple(texts),
@@ -122,4 +127,5 @@ def words(texts: list[str], codec: Codec, points: bool) -> Generation:
         views=(View((0.0, 0.0, float(SIZE[1]), float(SIZE[0])), CELLS),),
         points=tuple((0.5, 0.5) if points else None for _ in texts),
         slot_id=SLOT,
+        depth_id=DEPTH,
     )

@@ -20,7 +20,7 @@ from ufo_tune.errors import ConfigError
 
 QUESTION_FIELDS = frozenset({"phrase", "classes", "question", "range"})
 """What a question may ask the task to fill in."""
-ANSWER_FIELDS = frozenset({"label", "box", "mask", "text"})
+ANSWER_FIELDS = frozenset({"label", "box", "mask", "depth", "normals", "text"})
 """What an answer may ask the task to fill in."""
 
 

@@ -42,9 +42,14 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """``count`` slot tokens in a row."""
+    """``count`` slot tokens in a row, of masks or of depth."""
 
     count: int
+    depth: bool = False
+
+    def tokens(self, codec: Codec) -> list[str]:
+        """The tokens, one piece each."""
+        return [codec.depth_token if self.depth else codec.mask_token] * self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +85,9 @@ class Parsed:
     rest: str
 
 
-def slots(codec: Codec) -> str:
-    """The text of one mask: the slot token, S times."""
-    return codec.mask_token * codec.slot_tokens
+def slots(codec: Codec, *, depth: bool = False) -> str:
+    """The text of one map: the slot token of masks, or of depth, S times."""
+    return "".join(Slots(codec.slot_tokens, depth).tokens(codec))
 
 
 def box(values: Sequence[int], codec: Codec) -> str:
@@ -210,7 +215,7 @@ def _part_ends(part: Part, text: str, start: int, codec: Codec) -> Iterator[int]
             if str(int(number)) == number and part.low <= int(number) <= part.high:
                 yield end
     else:
-        texts = (codec.mask_token * part.count,) if isinstance(part, Slots) else _texts(part)
+        texts = ("".join(part.tokens(codec)),) if isinstance(part, Slots) else _texts(part)
         yield from (start + len(t) for t in texts if text.startswith(t, start))
 
 

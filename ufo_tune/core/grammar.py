@@ -237,7 +237,7 @@ def _runs(sequence: Iterable[Part], codec: Codec) -> Iterator[list[list[str]]]:
     plain, inside = [""], False
     for part in sequence:
         if isinstance(part, Slots):
-            yield from (_cut(plain, True, codec), [[codec.mask_token] * part.count])
+            yield from (_cut(plain, True, codec), [part.tokens(codec)])
             plain = [""]
         elif isinstance(part, Literal):
             for text in filter(None, special.split(part.text)):

@@ -48,6 +48,7 @@ class Targets:
     ignore: Rle | None = None  # pixels that are not scored
     label_map: np.ndarray | None = None  # [H, W] i16, -1 ignored
     depth: np.ndarray | None = None  # [H, W] f32 metres, 0 unknown
+    normals: np.ndarray | None = None  # [H, W, 3] f32 unit vectors (x right, y down, z away), all 0 unknown
     text: str = ""
     references: tuple[str, ...] = ()  # all true texts where there are several; ``text`` is the first of them
 
@@ -89,12 +90,16 @@ class Sample:
         return replace(self, **changes)
 
 
+SlotKind = Literal["mask", "depth", "normal"]
+"""What a slot's map means. Surface normals take three slots in a row, x, y and z; depth and normals spell ``<DEPTH>``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A dense map's place in an answer; its tokens are spelled out in the answer's text."""
 
-    kind: Literal["mask", "depth"]
-    target: np.ndarray | None = None  # [H, W] original pixels: bool mask, or f32 metres
+    kind: SlotKind
+    target: np.ndarray | None = None  # [H, W] original pixels: bool mask, f32 metres, or f32 part of a vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +231,8 @@ class Generation:
     image_features: Tensor  # [h, w, D]
     views: tuple[View, ...]
     points: tuple[tuple[float, float] | None, ...]  # N, in [0, 1] of the original image
-    slot_id: int  # id of the slot token (<MASK>)
+    slot_id: int  # id of the slot token of masks (<MASK>)
+    depth_id: int  # id of the slot token of depth and normals (<DEPTH>)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +243,9 @@ class Prediction:
     masks: tuple[Rle, ...] | None = None  # N
     scores: Tensor = field(default_factory=lambda: torch.zeros(0))  # [N]
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))  # [N] index into sample.classes
-    label_map: np.ndarray | None = None
-    depth: np.ndarray | None = None
+    label_map: np.ndarray | None = None  # [H, W] i16, -1 nothing was said
+    depth: np.ndarray | None = None  # [H, W] f32 metres
+    normals: np.ndarray | None = None  # [H, W, 3] f32 unit vectors
     text: str = ""
     invalid: int = 0  # answers that could not be read; each scores as a miss
 

@@ -213,6 +213,20 @@ def to_target(mask: Tensor, views: Sequence[View], out_size: tuple[int, int]) ->
     return target
 
 
+def to_known_target(values: Tensor, views: Sequence[View], out_size: tuple[int, int]) -> Tensor:
+    """Bring a map with unknown pixels (0) onto the canvas: the mean of the known pixels under each output pixel.
+
+    Args:
+        values: [H, W] float, 0 where unknown.
+        views: the canvas' views.
+        out_size: (Hc, Wc) of the target.
+    Returns:
+        [Hc, Wc] float32, 0 where less than half of the pixel is known, padding included.
+    """
+    known = to_target(values != 0, views, out_size)
+    return torch.where(known >= 0.5, to_target(values, views, out_size) / known.clamp_min(0.5), 0.0)
+
+
 def _area_means(values: Tensor, axis: int, low: float, high: float, cells: int) -> tuple[slice, Tensor]:
     """One axis of values [H, W] cut into ``cells`` from ``low`` to ``high``: the mean of the pixels under each.
 

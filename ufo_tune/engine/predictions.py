@@ -51,7 +51,7 @@ def to_row(sample: Sample, prediction: Prediction, answers: Sequence[str] = ()) 
     }
     if prediction.masks is not None:
         row["masks"] = [{"size": list(m["size"]), "counts": _text(m["counts"])} for m in prediction.masks]
-    for name in ("label_map", "depth"):
+    for name in ("label_map", "depth", "normals"):
         array = getattr(prediction, name)
         if array is not None:
             row[name] = _pack(array)
@@ -70,6 +70,7 @@ def from_row(row: Mapping[str, Any]) -> Prediction:
         labels=torch.tensor(row["labels"], dtype=torch.long),
         label_map=_unpack(row.get("label_map")),
         depth=_unpack(row.get("depth")),
+        normals=_unpack(row.get("normals")),
         text=row["text"],
         invalid=row["invalid"],
     )

@@ -327,6 +327,7 @@ def _generations(model: UfoModel, batch: Batch, images: Tensor, written: Written
                     views=batch.views[row],
                     points=_points(batch, row, first, count, sample.size),
                     slot_id=model.processor.mask_id,
+                    depth_id=model.processor.depth_id,
                 )
             )
             start, first = start + count, first + count

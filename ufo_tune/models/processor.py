@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ufo_tune.core import sequence, tokens
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import NO_SIZE, Batch, Dialogue, Sample, Slot, View
-from ufo_tune.core.views import canvas, grid_of, to_canvas, to_target, tokens_of
+from ufo_tune.core.views import canvas, grid_of, to_canvas, to_known_target, to_target, tokens_of
 from ufo_tune.errors import ModelError
 
 _ANSWER = "\u2983ANSWER\u2984"
@@ -277,7 +277,8 @@ def _targets(slots: Sequence[Slot], views: Sequence[View], out_size: tuple[int, 
     made: dict[int, Tensor] = {}
     for slot in slots:
         if id(slot.target) not in made:
-            made[id(slot.target)] = to_target(torch.from_numpy(slot.target), views, out_size)
+            target = to_known_target if slot.kind == "depth" else to_target
+            made[id(slot.target)] = target(torch.from_numpy(slot.target), views, out_size)
     return [made[id(slot.target)] for slot in slots]
 
 

@@ -27,7 +27,7 @@ def dialogue(
 
 
 def wordings(template: Template, codec: Codec) -> Grammar:
-    """Every answer that a template allows, as a grammar; for wordings of boxes and masks only."""
+    """Every answer that a template allows, as a grammar; for wordings of boxes and maps only."""
     return (Alternatives(tuple(tuple(_parts(wording, codec)) for wording in template.answers)),)
 
 
@@ -47,4 +47,6 @@ def _parts(wording: str, codec: Codec) -> list[Part]:
             parts.append(Box())
         elif name == "mask":
             parts.append(Slots(codec.slot_tokens))
+        elif name in ("depth", "normals"):
+            parts.append(Slots(codec.slot_tokens * (3 if name == "normals" else 1), depth=True))
     return parts
