@@ -17,10 +17,15 @@ from ufo_tune.core.types import Prediction, Sample, Targets
 NAMES = plugins.names("metrics")
 CLASSES = ("circle", "square")
 SIZE = (40, 50)
-BETTER_IS_LESS = {"RMSE", "AbsRel", "log10"}
+BETTER_IS_LESS = {"RMSE", "AbsRel", "SqRel", "log10", "RMSElog", "SILog", "mean", "median"}
+
+PERFECT = {"CIDEr": 10.0, "yes_ratio": 0.5}
+"""What a perfect model has where that is not 1."""
+TEXTS = {"pope": ("yes", "no")}
+"""Answers by even and odd number, of metrics that take no others."""
 
 
-def _pair(number: int) -> tuple[Sample, Prediction]:
+def _pair(number: int, texts: tuple[str, str] | None = None) -> tuple[Sample, Prediction]:
     """A sample with truth of every kind, and what a perfect model would say of it."""
     bitmap = np.zeros((1, *SIZE), dtype=bool)
     bitmap[0, 3 : 20 + number, 4 : 30 - number] = True
@@ -28,22 +33,24 @@ def _pair(number: int) -> tuple[Sample, Prediction]:
     boxes, labels = masks.boxes_of(rles), torch.tensor([number % 2])
     label_map = np.where(bitmap[0], number % 2, 1 - number % 2).astype(np.int16)
     depth = np.where(bitmap[0], 1.0 + number, 5.0).astype(np.float32)
-    text = f"a {CLASSES[number % 2]} on number {number}"
-    targets = Targets(boxes, rles, labels, label_map=label_map, depth=depth, text=text)
+    normals = np.where(bitmap[0, ..., None], (0.0, 0.0, -1.0), (0.6, 0.0, -0.8)).astype(np.float32)  # [H, W, 3]
+    text = texts[number % 2] if texts else f"a {CLASSES[number % 2]} on number {number}"
+    targets = Targets(boxes, rles, labels, label_map=label_map, depth=depth, normals=normals, text=text)
     sample = Sample(
         np.zeros((*SIZE, 3), np.uint8), SIZE, "any", classes=CLASSES, targets=targets, source=f"made#{number}"
     )
-    return sample, Prediction(boxes, rles, torch.tensor([0.5 + number / 20]), labels, label_map, depth, text)
+    return sample, Prediction(boxes, rles, torch.tensor([0.5 + number / 20]), labels, label_map, depth, normals, text)
 
 
 def _spoil(prediction: Prediction, number: int) -> Prediction:
     """Every third answer is shifted, every fourth is unreadable."""
     if number % 4 == 3:
-        return Prediction(masks=(), label_map=prediction.label_map, depth=prediction.depth, invalid=1)
+        return Prediction(masks=(), invalid=1)
     if number % 3:
         return prediction
+    maps = {name: np.roll(getattr(prediction, name), 2, axis=0) for name in ("label_map", "depth", "normals")}
     moved = masks.encode_many(np.roll(masks.decode_many(prediction.masks), 2, axis=1))
-    return replace(prediction, boxes=prediction.boxes + 2, masks=moved, text=prediction.text + " or not")
+    return replace(prediction, boxes=prediction.boxes + 2, masks=moved, text=prediction.text + " or not", **maps)
 
 
 def _build(name: str) -> object:
@@ -53,7 +60,7 @@ def _build(name: str) -> object:
 def _run(name: str, numbers: list[int], change: Callable[[Prediction, int], Prediction] = lambda p, _: p) -> object:
     metric = _build(name)
     for number in numbers:
-        sample, prediction = _pair(number)
+        sample, prediction = _pair(number, TEXTS.get(name))
         metric.update(sample, change(prediction, number))
     return metric
 
@@ -71,9 +78,12 @@ def test_perfect_is_one(name):
     values = _run(name, list(range(6))).compute()
     assert (values.pop("n"), values.pop("invalid")) == (6, 0)
     for key, value in values.items():
-        wanted = 0.0 if key in BETTER_IS_LESS else 1.0
+        if key.startswith("n_"):  # of classes, pixels, images: no score
+            assert value >= 0
+            continue
+        wanted = 0.0 if key in BETTER_IS_LESS else PERFECT.get(key, 1.0)
         # -1: COCO's word for "no true object of this area"
-        assert value == pytest.approx(wanted) or (name == "coco_ap" and key in {"APm", "APl"} and value == -1), key
+        assert value == pytest.approx(wanted) or (name.endswith("_ap") and key in {"APm", "APl"} and value == -1), key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,6 +116,16 @@ def test_spoilt_answers_score_less(name):
     perfect, spoilt = _run(name, list(range(9))).compute(), _run(name, list(range(9)), _spoil).compute()
     key = next(iter(perfect))
     assert (spoilt[key] > perfect[key]) if key in BETTER_IS_LESS else (spoilt[key] < perfect[key])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(plugins.find("metrics", n).Metric, "curves")])
+def test_curves_are_lines_of_numbers(name):
+    curves = _run(name, list(range(9)), _spoil).curves()
+    assert curves and not _build(name).curves()
+    for x, y in curves.values():
+        assert len(x) == len(y) > 1
+        assert np.isfinite(x).all() and np.isfinite(y).all()
+        assert (np.diff(x) > 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,8 +1,10 @@
-"""COCO AP against hand-worked cases and against pycocotools reading files from disk."""
+"""COCO AP against hand-worked cases, against pycocotools reading files from disk, and against faster-coco-eval."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.types import Prediction, Sample, Targets
+from ufo_tune.datasets import coco as coco_dataset
 from ufo_tune.errors import ConfigError, EvalError
 from ufo_tune.metrics import coco_ap
 
+REAL = Path(os.environ.get("UFO_TUNE_REAL_DATA", "")) / "panopticapi_sample" / "sample_data"
 CLASSES = ("circle", "square", "star")
 SIZE = (8, 10)
 
@@ -198,3 +202,131 @@ def test_coco_bad_input_names_the_sample():
         coco_ap.Metric(iou_type="segm").update(_two_boxes(), Prediction())
     with pytest.raises(ConfigError, match="iou_type"):
         coco_ap.Metric(iou_type="keypoints")
+    with pytest.raises(ConfigError, match=r"metrics/coco_ap.backend: no such backend \(got 'slow'\)"):
+        coco_ap.Metric(backend="slow")
+
+
+# ---- real photographs ----
+
+
+def _moved(sample: Sample, rng: np.random.Generator) -> Prediction:
+    """Every true object twice, its mask shifted and grown or worn at the rim, one in six under another name."""
+    from scipy import ndimage
+
+    shown, labels = [], []
+    for rle, label in zip(sample.targets.masks, sample.targets.labels.tolist(), strict=True):
+        for reach in (3, 12):
+            bitmap = np.roll(masks.decode(rle), rng.integers(-reach, reach + 1, 2), (0, 1))
+            change = ndimage.binary_dilation if rng.random() < 0.5 else ndimage.binary_erosion
+            changed = change(bitmap, iterations=int(rng.integers(1, 3)))
+            shown.append(changed if changed.any() else bitmap)
+            labels.append(label if rng.random() < 5 / 6 else int(rng.integers(len(sample.classes))))
+    rles = masks.encode_many(np.stack(shown))
+    scores = torch.tensor(rng.random(len(shown)), dtype=torch.float32)
+    return Prediction(masks.boxes_of(rles), rles, scores, torch.tensor(labels))
+
+
+def _direct(pairs: list[tuple[Sample, Prediction]], iou_type: str, root: Path) -> tuple[list[float], np.ndarray]:
+    """Six numbers and the precision array of COCOeval, the truth made from the id PNGs with plain NumPy."""
+    from PIL import Image
+    from pycocotools import mask as coco_masks
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    data = json.loads((root / "panoptic_examples.json").read_text())
+    names = {c["name"]: c["id"] for c in data["categories"]}
+    things = {c["id"] for c in data["categories"] if c["isthing"]}
+    annotations = []
+    for image in data["annotations"]:
+        pixels = np.asarray(Image.open(root / "panoptic_examples" / image["file_name"]).convert("RGB")).astype(int)
+        ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]  # [H, W]
+        for segment in image["segments_info"]:
+            if segment["category_id"] in things:
+                bitmap = np.asfortranarray(ids == segment["id"], dtype=np.uint8)
+                rle = coco_masks.encode(bitmap)
+                row = {"id": len(annotations) + 1, "image_id": image["image_id"], "segmentation": rle}
+                row |= {"category_id": segment["category_id"], "iscrowd": segment["iscrowd"]}
+                annotations.append(row | {"area": int(bitmap.sum()), "bbox": segment["bbox"]})
+    truth = COCO()
+    truth.dataset = {"info": {}, "images": data["images"], "categories": data["categories"], "annotations": annotations}
+    truth.createIndex()
+    results = []
+    for sample, p in pairs:
+        for k, label in enumerate(p.labels.tolist()):
+            x0, y0, x1, y1 = p.boxes[k].tolist()
+            shape = {"bbox": [x0, y0, x1 - x0, y1 - y0]} if iou_type == "bbox" else {"segmentation": dict(p.masks[k])}
+            category = names[sample.classes[label]]
+            results.append(
+                {"image_id": int(sample.image_id), "category_id": category, "score": float(p.scores[k])} | shape
+            )
+    evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[:6].tolist(), evaluation.eval["precision"]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="UFO_TUNE_REAL_DATA has no panopticapi_sample")
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_coco_equals_pycocotools_on_real_instances(tmp_path, monkeypatch, iou_type):
+    monkeypatch.setenv("UFO_TUNE_CACHE", str(tmp_path))
+    samples = coco_dataset.load(
+        str(REAL), "sample", task="instance_segmentation", layout="panoptic", annotations="panoptic_examples.json",
+        image_dir="input_images", min_size=0,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    pairs = [(sample, _moved(sample, rng)) for sample in samples]
+    metric = coco_ap.Metric(iou_type=iou_type)
+    for sample, prediction in pairs:
+        metric.update(sample, prediction)
+    values = metric.compute()
+    stats, precision = _direct(pairs, iou_type, REAL)
+    assert [values[k] for k in ("AP", "AP50", "AP75", "APs", "APm", "APl")] == pytest.approx(stats, abs=1e-12)
+    assert 0 < values["AP"] < values["AP50"] <= 1
+    ((x, y),) = metric.curves().values()
+    with_objects = precision[0, :, :, 0, 2][:, precision[0, 0, :, 0, 2] >= 0]  # [101, classes]
+    np.testing.assert_allclose(y, with_objects.mean(1), atol=1e-12)
+    assert x[0] == 0 and x[-1] == 1
+
+
+# ---- curves and the fast backend ----
+
+
+def test_coco_curve_by_hand():
+    """A better-scored false alarm before one of two objects: precision 1/2 up to recall 1/2, then nothing."""
+    metric = coco_ap.Metric()
+    assert metric.curves() == {}
+    boxes = torch.tensor([[0.0, 0, 40, 40], [50, 50, 90, 90]])
+    sample = _sample(0, (100, 100), CLASSES, boxes=boxes, labels=torch.tensor([0, 0]))
+    found = Prediction(
+        torch.tensor([[45.0, 0, 90, 40], [0, 0, 40, 40]]), None, torch.tensor([0.9, 0.5]), torch.zeros(2).long()
+    )
+    metric.update(sample, found)
+    ((x, y),) = metric.curves().values()
+    np.testing.assert_allclose(x, np.linspace(0, 1, 101))
+    np.testing.assert_allclose(y, np.where(np.arange(101) <= 50, 0.5, 0))
+    assert metric.compute()["AP50"] == pytest.approx(float(y.mean()))
+
+
+def test_coco_faster_asks_for_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ConfigError, match=r"metrics/coco_ap.backend: .*pip install 'ufo-tune\[fast\]'"):
+        coco_ap.Metric(backend="faster")
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_coco_faster_equals_pycocotools(iou_type):
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval (extra fast) is not installed")
+    rng = np.random.default_rng(3)
+    slow, fast = coco_ap.Metric(iou_type=iou_type), coco_ap.Metric(iou_type=iou_type, backend="faster")
+    assert fast.compute() == slow.compute()
+    for number in range(30):
+        pair = _scene(rng, number, int(rng.integers(0, 7)), int(rng.integers(0, 12)))
+        slow.update(*pair)
+        fast.update(*pair)
+    assert fast.compute() == pytest.approx(slow.compute(), abs=1e-6)
+    for own, other in zip(fast.curves().values(), slow.curves().values(), strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-6)
+    nothing = coco_ap.Metric(iou_type=iou_type, backend="faster")
+    nothing.update(_sample(0, (100, 100), CLASSES, masks=()), Prediction())
+    assert nothing.compute()["AP"] == -1

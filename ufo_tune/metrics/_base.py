@@ -18,7 +18,10 @@ Row = TypeVar("Row")
 
 
 class MetricLike(Protocol):
-    """What the evaluator asks of ``metrics/<name>.py: Metric``; ``RowMetric`` is one way to give it."""
+    """What the evaluator asks of ``metrics/<name>.py: Metric``; ``RowMetric`` is one way to give it.
+
+    It may also have ``curves()``, lines for the report: name -> (x [n], y [n]).
+    """
 
     def update(self, sample: Sample, prediction: Prediction) -> None:
         """Score one sample."""

@@ -12,23 +12,41 @@ A sample's true mask is the union of its targets' masks, the prediction the unio
 An unreadable answer has no mask, so it scores 0 unless the truth is empty. Never the mean over background and
 foreground rows (ufo.md 13.2).
 
+``best_of: image`` is another measure and has other names (``best_of_gIoU``, ...): of all samples of one image only the
+one with the highest IoU counts. UFO's fine-tuned ReasonSeg numbers are of this kind (``IoUMetricBinaryBest``, ufo.md
+13.3). Where an image has several instructions it is an upper bound, for the truth chooses the instruction: it must not
+stand beside numbers of LISA's protocol, which scores the first instruction.
+
 Source: LISA (arXiv 2308.00692) ``validate``; Boundary IoU, Cheng et al. 2021 (arXiv 2103.16562) sec. 4.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ufo_tune.core import masks
-from ufo_tune.core.types import Prediction, Rle, Sample
-from ufo_tune.errors import EvalError
-from ufo_tune.metrics._base import RowMetric, mean, truth
+from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.errors import ConfigError, EvalError
+from ufo_tune.metrics._base import RowMetric, mean
+from ufo_tune.metrics._pixels import scored, true_masks, union
 
-Areas = tuple[int, int, int, int]
-"""Pixels of one sample: intersection, union, intersection of the boundary bands, union of them."""
+
+class Areas(NamedTuple):
+    """Pixels of one sample."""
+
+    image_id: str
+    intersection: int
+    union: int
+    band_intersection: int
+    band_union: int
+
+    @property
+    def iou(self) -> float:
+        """I / U."""
+        return _ratio(self.intersection, self.union)
 
 
 class Metric(RowMetric[Areas]):
@@ -36,49 +54,54 @@ class Metric(RowMetric[Areas]):
 
     Args:
         boundary_ratio: Width of the boundary band as a share of the image diagonal.
+        best_of: ``image``: only the best sample of each ``image_id`` counts. Names then start with ``best_of_``, and
+            ``n_images`` says how many there are.
+
+    Raises:
+        ConfigError: another ``best_of``.
     """
 
-    def __init__(self, *, boundary_ratio: float = 0.02) -> None:
+    def __init__(self, *, boundary_ratio: float = 0.02, best_of: Literal["none", "image"] = "none") -> None:
         super().__init__()
+        if best_of not in {"none", "image"}:
+            raise ConfigError(f"metrics/seg_iou.best_of: no such choice (got {best_of!r}); use none or image")
         self.boundary_ratio = boundary_ratio
+        self.best_of = best_of
 
     def score(self, sample: Sample, prediction: Prediction) -> Areas:
         """Pixel counts of the sample's union masks.
 
         Raises:
-            EvalError: the truth has no masks, or a mask has another size than the image.
+            EvalError: the truth has no masks, a mask has another size than the image, or the best of an image is
+                asked for and the sample does not say which image it shows.
         """
-        targets = truth(sample)
-        if targets.masks is None:
-            raise EvalError(f"{sample.source}: seg_iou needs true masks (got none); use a dataset with masks")
+        if self.best_of == "image" and not sample.image_id:
+            raise EvalError(f"{sample.source}: best_of image needs image ids (got none); use best_of: none")
+        wanted, given = true_masks(sample, "seg_iou"), union(prediction.masks or (), sample)
         width = max(1, round(self.boundary_ratio * math.hypot(*sample.size)))
-        scored = np.ones(sample.size, dtype=bool) if targets.ignore is None else ~_merged((targets.ignore,), sample)
-        wanted, given = _merged(targets.masks, sample), _merged(prediction.masks or (), sample)
+        counted = scored(sample)
         # Bands are cut before the ignored pixels go, or the border of an ignored region would become a contour.
-        bands = masks.boundary(wanted, width) & scored, masks.boundary(given, width) & scored
-        wanted, given = wanted & scored, given & scored
-        return (*_overlap(wanted, given), *_overlap(*bands))
+        bands = masks.boundary(wanted, width) & counted, masks.boundary(given, width) & counted
+        return Areas(sample.image_id, *_overlap(wanted & counted, given & counted), *_overlap(*bands))
 
     def summary(self) -> dict[str, float]:
         """The six values, all in [0, 1]."""
-        ious = [_ratio(i, u) for i, u, _, _ in self.rows]
-        total_union = sum(u for _, u, _, _ in self.rows)
-        values = {
-            "cIoU": _ratio(sum(i for i, _, _, _ in self.rows), total_union) if self.rows else 0.0,
-            "gIoU": mean(ious),
-        }
-        values |= {f"Pr@{t}": mean([float(v >= t) for v in ious]) for t in (0.5, 0.7, 0.9)}
-        return values | {"boundary_IoU": mean([_ratio(i, u) for _, _, i, u in self.rows])}
+        if self.best_of == "none":
+            return _values(self.rows)
+        best: dict[str, Areas] = {}
+        for row in self.rows:
+            # Equal IoU: the larger areas, so that the order of samples cannot matter.
+            best[row.image_id] = max(best.get(row.image_id, row), row, key=lambda r: (r.iou, r))
+        values = _values(list(best.values()))
+        return {f"best_of_{name}": value for name, value in values.items()} | {"n_images": len(best)}
 
 
-def _merged(rles: Sequence[Rle], sample: Sample) -> np.ndarray:
-    """The union of masks as bool [H, W]; all False of none."""
-    union = np.zeros(sample.size, dtype=bool)
-    for rle in rles:
-        if tuple(rle["size"]) != tuple(sample.size):
-            raise EvalError(f"{sample.source}: mask is {tuple(rle['size'])} but the image is {sample.size}; rescale it")
-        union |= masks.decode(rle)
-    return union
+def _values(rows: list[Areas]) -> dict[str, float]:
+    ious = [row.iou for row in rows]
+    overall = _ratio(sum(row.intersection for row in rows), sum(row.union for row in rows)) if rows else 0.0
+    values = {"cIoU": overall, "gIoU": mean(ious)}
+    values |= {f"Pr@{t}": mean([float(v >= t) for v in ious]) for t in (0.5, 0.7, 0.9)}
+    return values | {"boundary_IoU": mean([_ratio(row.band_intersection, row.band_union) for row in rows])}
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
