@@ -11,10 +11,11 @@ from tests.data_files import SIZE, Call, picture
 
 
 def millimetres(seed: int = 0) -> np.ndarray:
-    """[H, W] u16 from 1 to 9 metres, with a corner where nothing is known."""
-    depth = np.random.default_rng(seed).integers(1000, 9000, SIZE, dtype=np.uint16)
+    """[H, W] u16: a slope from 3 metres on, a farther one to 9 metres beside it, a corner where nothing is known."""
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    depth = 3000 + 5 * rows + 10 * columns + 5000 * (columns > SIZE[1] // 2) + seed
     depth[:5, :5] = 0
-    return depth
+    return depth.astype(np.uint16)
 
 
 def depth_map(path: Path, stored: np.ndarray) -> Path:
@@ -32,4 +33,4 @@ def make(folder: Path) -> Call:
     for number, name in enumerate("ab"):
         picture(folder / "train" / "rgb" / f"{name}.jpg", number)
         depth_map(folder / "train" / "depth" / f"{name}.png", millimetres(number))
-    return str(folder), "train", {"max_depth": 10}
+    return str(folder), "train", {"max_depth": 10, "intrinsics": (50.0, 50.0, 29.5, 19.5)}
