@@ -1,18 +1,19 @@
 # Two commands do everything on a machine that has only Python (>= 3.11) and make:
 #   make quickstart    teach the embedded model to point, and write the report
 #   make test          every check that a change must pass
+# and a third shows more: make showcase teaches it label maps, depth and captions too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-OUT ?= quickstart
 # Each set is installed once, and again when what it depends on changes.
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help quickstart test lint types clean
+.PHONY: help quickstart showcase test lint types clean
 
 help:
-	@echo "make quickstart   set up, train the embedded model, write $(OUT)/index.html"
+	@echo "make quickstart   set up, train the embedded model, write quickstart/index.html (OUT=DIR: DIR/index.html)"
+	@echo "make showcase     the same with every task, label maps, depth and captions too: showcase/index.html"
 	@echo "make test         set up, ruff, mypy, size and import gates, pytest"
 	@echo "make clean        remove the environment and all caches"
 
@@ -29,8 +30,8 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@ $(RUNTIME)
 
-quickstart: $(RUNTIME)
-	$(BIN)/ufo-tune quickstart --out $(OUT)
+quickstart showcase: $(RUNTIME)
+	$(BIN)/ufo-tune $@ --out $(or $(OUT),$@)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

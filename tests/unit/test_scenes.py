@@ -344,7 +344,7 @@ def test_pickle_carries_options_only():
     ("options", "message"),
     [
         ({"split": "dev"}, "scenes.split"),
-        ({"task": "depth"}, "scenes.task"),
+        ({"task": "normals"}, "scenes.task"),
         ({"size": 0}, "scenes.size"),
         ({"seed": -1}, "scenes.seed"),
         ({"side": 16}, "scenes.side"),

@@ -1,4 +1,4 @@
-"""Commands that make something: quickstart, prepare, import-ufo, train, merge, check."""
+"""Commands that make something: quickstart (and showcase), prepare, import-ufo, train, merge, check."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ufo_tune.config import Recipe
 
 
 def quickstart(args: Namespace) -> None:
-    """The embedded default, from data to report."""
+    """The embedded default, from data to report; ``showcase`` is the same with another recipe."""
     from ufo_tune.quickstart import quickstart
 
-    quickstart(args.out, args.overrides)
+    quickstart(args.out, args.overrides, args.recipe)
     print(f"report: {args.out / 'index.html'}")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ufo_tune.datasets._scene_language import (
     BOARD,
@@ -48,20 +49,55 @@ def _article(text: str) -> str:
 
 def _region(teller: Teller, i: int) -> str:
     x, y = teller.centres[i]
-    return REGIONS[min(int(3 * y), 2)][min(int(3 * x), 2)]
+    return REGIONS[_third(y)][_third(x)]
+
+
+def _third(value: float) -> int:
+    return min(int(3 * value), 2)
 
 
 def _on_border(teller: Teller, i: int) -> bool:
     return any(abs(value - border) < _REGION_MARGIN for value in teller.centres[i] for border in (1 / 3, 2 / 3))
 
 
-def _caption(teller: Teller) -> Pair:
+def captions(teller: Teller) -> tuple[str, ...]:
+    """Every caption that the picture bears out, the strict one first: objects from left to right, each in its region.
+
+    Objects whose middles' x are less than ``_REGION_MARGIN`` apart may be named in either order, and a middle so near
+    to a border may be in either region: of such a picture, more than one caption is true.
+    """
+    orders = _orders(teller, teller.order)
+    places = [_regions(teller, i) for i in range(teller.count)]
+    told = (_told(teller, order, where) for order in orders for where in itertools.product(*places))
+    return tuple(dict.fromkeys([_caption(teller)[1], *told]))
+
+
+def _orders(teller: Teller, left: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All orders of the objects ``left``, given by their middles' x, that nobody can argue with."""
+    if not left:
+        yield ()
+    for i in left:
+        if teller.centres[i][0] - teller.centres[left[0]][0] < _REGION_MARGIN:
+            yield from ((i, *rest) for rest in _orders(teller, [j for j in left if j != i]))
+
+
+def _regions(teller: Teller, i: int) -> list[str]:
+    """The regions that an object's middle may be said to be in."""
+    columns, rows = ({_third(v + shift) for shift in (-_REGION_MARGIN, 0, _REGION_MARGIN)} for v in teller.centres[i])
+    return [REGIONS[row][column] for row in rows for column in columns]
+
+
+def _told(teller: Teller, order: Sequence[int], regions: Sequence[str]) -> str:
     parts = []
-    for i in teller.order:
+    for i in order:
         size, texture, colour, shape = teller.facts[i]
         words = [size, colour, shape] if texture == "plain" else [size, texture, colour, shape]
-        parts.append(f"a {' '.join(words)} in the {_region(teller, i)}")
-    return QUESTIONS["caption"], ", ".join(parts)
+        parts.append(f"a {' '.join(words)} in the {regions[i]}")
+    return ", ".join(parts)
+
+
+def _caption(teller: Teller) -> Pair:
+    return QUESTIONS["caption"], _told(teller, teller.order, [_region(teller, i) for i in range(teller.count)])
 
 
 def _list(teller: Teller) -> Pair:

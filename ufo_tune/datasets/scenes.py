@@ -2,6 +2,8 @@
 
 Nothing is stored: scene ``k`` of a split is a pure function of (seed, split, k). The splits ``train``, ``val``,
 ``test`` and ``pretrain`` use different random streams. Samples of one scene share ``image_id``, so they can be packed.
+Of semantic segmentation every pixel is a shape or ``background``; depth is that of upright objects on a plane, 1.5 to
+9.5 m away; captions name every object from left to right, and ``references`` are all that are true.
 
     samples = load("", "val", task="rec", size=100)
     samples[0].text, samples[0].targets.boxes
@@ -10,7 +12,7 @@ Nothing is stored: scene ``k`` of a split is a pure function of (seed, split, k)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import overload
@@ -32,13 +34,16 @@ from ufo_tune.datasets._scene_layout import (
     Draws,
     generator,
 )
+from ufo_tune.datasets._scene_questions import captions
 from ufo_tune.datasets._scene_questions import questions as _ask
 from ufo_tune.datasets._scene_render import Scene, draw
 from ufo_tune.errors import ConfigError
 
-__all__ = ["COLOURS", "SHAPES", "SIZES", "TASKS", "TEXTURES", "WORDS", "Scenes", "load", "scene"]
+__all__ = ["COLOURS", "LABELS", "SHAPES", "SIZES", "TASKS", "TEXTURES", "WORDS", "Scenes", "load", "scene"]
 
-TASKS = ("rec", "res", "detection", "instance_segmentation", "vqa")
+TASKS = ("rec", "res", "detection", "instance_segmentation", "semantic_segmentation", "depth", "caption", "vqa")
+LABELS = (*SHAPES, "background")
+"""Classes of label maps: every pixel is of one."""
 _PER_PHRASE, _PER_QUESTION = ("rec", "res"), ("vqa",)
 _MIN_SIDE, _MAX_SIDE = 32, 2048
 _Weights = tuple[tuple[str, float], ...]
@@ -75,6 +80,31 @@ def _questions(
 ) -> list[tuple[str, str, str]]:
     rng = generator(seed, SPLITS[split], k, STREAM_QUESTIONS)
     return _ask(Teller(scene(seed, split, k, side, max_objects), Draws(rng)), count, dict(weights))
+
+
+def _label_map(drawn: Scene) -> tuple[tuple[str, ...], Targets]:
+    """A class for every pixel: the shape of the object that it shows, or the background."""
+    numbers = [LABELS.index(thing.shape) for thing in drawn.things]
+    table = np.array([*numbers, LABELS.index("background")], dtype=np.int16)
+    return LABELS, Targets(label_map=table[drawn.owner])  # an owner of -1 takes the table's last
+
+
+def _depth(drawn: Scene) -> tuple[tuple[str, ...], Targets]:
+    return (), Targets(depth=drawn.depth())
+
+
+def _caption(drawn: Scene) -> tuple[tuple[str, ...], Targets]:
+    """All true captions, the strict one first. Nothing about them is drawn, so any generator will do."""
+    texts = captions(Teller(drawn, Draws(generator(0))))
+    return (), Targets(text=texts[0], references=texts)
+
+
+_WHOLE: dict[str, Callable[[Scene], tuple[tuple[str, ...], Targets]]] = {
+    "semantic_segmentation": _label_map,
+    "depth": _depth,
+    "caption": _caption,
+}
+"""Tasks about the whole picture: classes and truth."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +178,8 @@ class Scenes(Sequence[Sample]):
         elif self.task in _PER_PHRASE:
             which, text = _phrases(*key, self.repeat)[number]
             targets, source = self._targets(key, [which]), f"{source}.{number}"
+        elif self.task in _WHOLE:
+            classes, targets = _WHOLE[self.task](scene(*key))
         else:
             targets = self._targets(key, range(len(scene(*key).things)))
         return Sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,19 @@ from ufo_tune.models.ufo import UfoModel
 
 _SCENES = 4
 _SIDE = 384
+_OPTIONS = {"rec": {"phrases": 1}, "res": {"phrases": 1}, "caption": {"max_objects": 3}}
+"""Which samples of the scenes are drawn."""
+_ASKED = {"semantic_segmentation": "every pixel", "depth": "every pixel", "caption": "the picture"}
+"""What a task without words of its own is about, where it is not every shape."""
 
 
-def draw(model: UfoModel, out: Path) -> dict[str, str]:
+def draw(model: UfoModel, out: Path, tasks: Sequence[str]) -> dict[str, str]:
     """Write ``pictures/teaser.png``, ``pictures/slot_maps.png`` and ``pictures/scene.png``, a held-out scene as it is.
 
     Args:
         model: trained, with the templates of its run.
         out: the quickstart's folder.
+        tasks: a row of the teaser each; ``res``, whose slots are drawn, is one that the model knows.
     Returns:
         Name -> path relative to ``out``.
     """
@@ -37,10 +43,10 @@ def draw(model: UfoModel, out: Path) -> dict[str, str]:
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     images, captions = [], []
-    for task in ("rec", "res", "detection", "instance_segmentation"):
+    for task in tasks:
         for sample, prediction in _answers(model, task):
             images.append(show.draw_prediction(sample, prediction, scale_to=_SIDE))
-            captions.append(f"{task}: {sample.text or 'every shape'}")
+            captions.append(f"{task}: {sample.text or _ASKED.get(task, 'every shape')}")
     show.sheet(images, captions, _SCENES).save(folder / "teaser.png")
     _slot_maps(model, folder / "slot_maps.png")
     (scene,) = open_dataset("scenes", "", "test", "detection", {"size": 1})
@@ -54,8 +60,7 @@ def _asked(model: UfoModel, task: str) -> Asked:
 
 def _answers(model: UfoModel, task: str) -> list[tuple[Sample, Prediction]]:
     """One sample of each of the first crowded test scenes, answered."""
-    phrases = {"phrases": 1} if task in ("rec", "res") else {}
-    samples = open_dataset("scenes", "", "test", task, phrases)
+    samples = open_dataset("scenes", "", "test", task, _OPTIONS.get(task, {}))
     chosen = [samples[k] for k in range(_SCENES)]
     answering = Answering(model, _asked(model, task), DecodeSection(constrained=True))
     return list(answering.predictions(chosen, grouped(chosen)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ Events = dict[str, list[tuple[float, float]]]
 """Name -> (step or seconds, value)."""
 HIT = 0.5
 """A picture whose own score (IoU, AP, match) reaches this is a hit."""
+ERRORS = {"AbsRel": 0.1}
+"""Metrics of which less is better, and up to which value a picture is a hit."""
 _SHOWN = 4
 """Hits, and misses, of each task."""
 _NAMES = {
@@ -31,8 +33,28 @@ _NAMES = {
     "res": "phrase to mask",
     "detection": "all boxes",
     "instance_segmentation": "all masks",
+    "semantic_segmentation": "every pixel",
+    "depth": "depth",
+    "caption": "captions",
     "vqa": "questions",
 }
+_WAYS = {
+    "rec": "boxes",
+    "res": "masks",
+    "detection": "parallel detections",
+    "semantic_segmentation": "label maps",
+    "depth": "depth",
+}
+"""In what a model that learns a task answers."""
+_SHAPES = "circle,square,triangle,star,cross"
+_EXAMPLES = {
+    "rec": '--task rec --text "the red circle"',
+    "detection": f'--task detection --classes "{_SHAPES}"',
+    "semantic_segmentation": f'--task semantic_segmentation --classes "{_SHAPES},background"',
+    "depth": "--task depth",
+    "caption": "--task caption",
+}
+"""What one may ask about a picture."""
 
 
 def quickstart_report(summary: Mapping[str, Any], out: Path) -> Path:
@@ -68,7 +90,7 @@ def quickstart_report(summary: Mapping[str, Any], out: Path) -> Path:
     recipe = out / artifacts.get("run", "run") / "recipe.yaml"
     if recipe.exists():
         sections.append(("What was trained", _trained(recipe)))
-    sections.append(("Try next", _next(out, artifacts)))
+    sections.append(("Try next", _next(out, artifacts, summary["after"])))
     path = out / "index.html"
     path.write_text(page("An existing model learned to point", sections), encoding="utf-8")
     return path
@@ -105,7 +127,7 @@ def score_rows(summary: Mapping[str, Any]) -> list[dict[str, object]]:
     for task, after in summary["after"].items():
         before = summary["before"].get(task, {})
         for metric, value in after.items():
-            row: dict[str, object] = {"task": task, "metric": metric}
+            row: dict[str, object] = {"task": task, "metric": _title(metric)}
             if metric in before:
                 row |= {"before": before[metric]}
             row |= {"after": value}
@@ -130,16 +152,21 @@ def time_split(phases: Mapping[str, float]) -> str:
     return f'<div class="bar" aria-hidden="true">{spans}</div>\n<div class="keys">{keys}</div>'
 
 
+def _title(metric: str) -> str:
+    return f"{metric} (less is better)" if metric in ERRORS else metric
+
+
 def _headline(metrics: Mapping[str, Any]) -> str:
     """The metric that stands for a task: AP50 where there is one, else the first."""
     return "AP50" if "AP50" in metrics else next(iter(metrics))
 
 
 def _intro(summary: Mapping[str, Any]) -> str:
+    *most, last = [way for task, way in _WAYS.items() if task in summary["after"]] or ["words"]
+    ways = f"{', '.join(most)} and {last}" if most else last
     return paragraph(
         "A small vision-language model that could name what it sees, but not say where, was taught to answer with "
-        f"boxes, masks and parallel detections in {_duration(summary['seconds'])}. All scores are on scenes it has "
-        "not seen, by generation."
+        f"{ways} in {_duration(summary['seconds'])}. All scores are on scenes it has not seen, by generation."
     )
 
 
@@ -153,10 +180,12 @@ def _cards(summary: Mapping[str, Any]) -> str:
         now, then = metrics[metric], summary["before"].get(task, {}).get(metric)
         was = ""
         if then is not None:
-            way = "up" if now > then else "down" if now < then else "soft"
+            gain = then - now if metric in ERRORS else now - then
+            way = "up" if gain > 0 else "down" if gain < 0 else "soft"
             was = f'before {then:.3f}, <span class="{way}">{now - then:+.3f}</span>, '
+        name = f"{_NAMES.get(task, task)} \u00b7 {_title(metric)}"
         cards.append(
-            f'<div class="card"><div class="name">{escape(_NAMES.get(task, task))} \u00b7 {escape(metric)}</div>'
+            f'<div class="card"><div class="name">{escape(name)}</div>'
             f'<div class="now">{now:.3f}</div><div class="then">{was}n = {summary["n"].get(task, 0)}</div></div>'
         )
     return '\n<div class="cards">\n' + "\n".join(cards) + "\n</div>"
@@ -167,14 +196,20 @@ def _hits_and_misses(out: Path, folder: Path, task: str) -> list[tuple[str, str]
     figures: dict[bool, list[str]] = {True: [], False: []}
     for captions in sorted(folder.glob("*/pictures/captions.json")):
         for name, caption in json.loads(captions.read_text(encoding="utf-8")).items():
-            score = re.search(r"(-?[\d.]+|nan)\)$", caption)
-            hit = score is not None and float(score[1]) >= HIT
-            figures[hit].append(figure((captions.parent / name).relative_to(out), caption))
+            figures[_is_hit(caption)].append(figure((captions.parent / name).relative_to(out), caption))
     return [
         (f"{_NAMES.get(task, task).capitalize()}: {'hits' if hit else 'misses'}", gallery(found[:_SHOWN]))
         for hit, found in figures.items()
         if found
     ]
+
+
+def _is_hit(caption: str) -> bool:
+    """Whether the score at the end of a caption, "(IoU 0.71)", is a good one."""
+    score = re.search(r"\((\S+) (-?[\d.]+|nan)\)$", caption)
+    if score is None:
+        return False
+    return float(score[2]) <= ERRORS[score[1]] if score[1] in ERRORS else float(score[2]) >= HIT
 
 
 def _trained(file: Path) -> str:
@@ -199,20 +234,15 @@ def _trained(file: Path) -> str:
     return table(facts) + fold("the resolved recipe", code(file.read_text(encoding="utf-8").splitlines()))
 
 
-def _next(out: Path, artifacts: Mapping[str, str]) -> str:
+def _next(out: Path, artifacts: Mapping[str, str], tasks: Collection[str]) -> str:
     """Commands that work from where the quickstart was started."""
     here = out / artifacts.get("model", "merged")
     scene = out / artifacts.get("scene", "pictures/scene.png")
-    shapes = "circle,square,triangle,star,cross"
+    asked = [words for task, words in _EXAMPLES.items() if task in tasks]
     return "\n".join(
         [
             paragraph("Ask it about a picture:"),
-            code(
-                [
-                    f'ufo-tune predict {here} {scene} --task rec --text "the red circle" --out answers',
-                    f'ufo-tune predict {here} {scene} --task detection --classes "{shapes}" --out answers',
-                ]
-            ),
+            code([f"ufo-tune predict {here} {scene} {words} --out answers" for words in asked]),
             paragraph("Measure it again, on all held-out scenes:"),
             code([f"ufo-tune eval {here} --suite scenes_rec,scenes_res --out scores"]),
             paragraph("Teach it, or a model of your size, from your own pictures:"),
