@@ -20,14 +20,15 @@ from ufo_tune.errors import ConfigError
 
 QUESTION_FIELDS = frozenset({"phrase", "classes", "question", "range"})
 """What a question may ask the task to fill in."""
-ANSWER_FIELDS = frozenset({"label", "box", "mask", "depth", "normals", "text"})
+ANSWER_FIELDS = frozenset({"label", "box", "boxes", "mask", "depth", "normals", "text"})
 """What an answer may ask the task to fill in."""
 
 
 class Template(_Document):
     """The wordings of one task. Braces in a wording name a field; a literal brace is doubled.
 
-    ``answers`` is empty for tasks that spell their answers themselves (grid tasks).
+    ``answers`` is empty for tasks that spell their answers themselves (grid tasks). ``no_target`` says whether a phrase
+    may name nothing; its answer is then one fixed text.
     """
 
     name: str = ""
@@ -35,6 +36,7 @@ class Template(_Document):
     questions: tuple[str, ...] = Field(min_length=1)
     eval_question: str
     answers: tuple[str, ...] = ()
+    no_target: bool = False
     image_position: Literal["after", "before"] = "after"
     image_attention: Literal["full", "causal"] = "full"
     description: str = ""
@@ -54,6 +56,10 @@ class Template(_Document):
         """Whether a question fills in this field, in training or evaluation."""
         return any(field in _fields(text) for text in (*self.questions, self.eval_question))
 
+    def answers_in(self, field: str) -> bool:
+        """Whether an answer holds this field."""
+        return any(field in _fields(text) for text in self.answers)
+
     def question(self, rng: np.random.Generator | None, **fields: str) -> str:
         """One question: drawn with ``rng``, or the wording of evaluation when it is None.
 
@@ -66,13 +72,15 @@ class Template(_Document):
     def answer(self, rng: np.random.Generator | None, **fields: str) -> str:
         """One answer: drawn with ``rng``, or the first wording when it is None.
 
+        Wordings with ``{text}`` are used only where text is given: not every sample has an explanation.
+
         Raises:
             ConfigError: the wording needs a field that was not given, or there is no wording.
         """
         if not self.answers:
             raise ConfigError(f"template {self.name}: has no answers (got none for task {self.task}); add 'answers:'")
-        text = self.answers[0 if rng is None else int(rng.integers(len(self.answers)))]
-        return self._fill(text, fields)
+        usable = [a for a in self.answers if "text" in fields or "text" not in _fields(a)] or self.answers
+        return self._fill(usable[0 if rng is None else int(rng.integers(len(usable)))], fields)
 
     def _fill(self, text: str, fields: dict[str, str]) -> str:
         missing = _fields(text) - set(fields)

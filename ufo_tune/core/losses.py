@@ -76,5 +76,60 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
     return LossTerm(losses.mean(1).sum(), _count(logits))
 
 
+def silog(depth: Tensor, truth: Tensor, known: Tensor, lam: float = 0.5) -> LossTerm:
+    """Scale-invariant logarithmic loss ``mean(d^2) - lam mean(d)^2``, d = log depth - log truth, over known pixels.
+
+    Args:
+        depth: [M, H, W] metres, above 0.
+        truth: [M, H, W] metres.
+        known: [M, H, W] bool, where ``truth`` counts; a map without any adds 0.
+        lam: how much of a common factor is forgiven: 0 nothing, 1 all of it.
+
+    Returns:
+        The sum over maps, and M.
+
+    Source:
+        Eigen et al. 2014 (arXiv 1406.2283), eq. 4.
+    """
+    ratio = torch.where(known, depth, 1.0).log() - torch.where(known, truth, 1.0).log()  # [M, H, W], 0 where unknown
+    number = known.flatten(1).sum(1).clamp_min(1)  # [M]
+    mean, square = (v.flatten(1).sum(1) / number for v in (ratio, ratio**2))  # [M] each
+    return LossTerm((square - lam * mean**2).sum(), _count(depth))
+
+
+def depth_l1(depth: Tensor, truth: Tensor, known: Tensor) -> LossTerm:
+    """Absolute error in metres, a mean over the known pixels of each map.
+
+    Args:
+        depth: [M, H, W] metres.
+        truth: [M, H, W] metres.
+        known: [M, H, W] bool, where ``truth`` counts; a map without any adds 0.
+
+    Returns:
+        The sum over maps, and M.
+    """
+    return LossTerm(_known_means((depth - truth).abs(), known).sum(), _count(depth))
+
+
+def cosine(normals: Tensor, truth: Tensor, known: Tensor) -> LossTerm:
+    """One minus the cosine between vectors, a mean over the known pixels of each map.
+
+    Args:
+        normals: [M, 3, H, W] of any length.
+        truth: [M, 3, H, W] of any length but 0 where it is known.
+        known: [M, H, W] bool, where ``truth`` counts; a map without any adds 0.
+
+    Returns:
+        The sum over maps, and M.
+    """
+    # The bound keeps the gradient of a vector of no length finite: it then points nowhere, and any way is up.
+    return LossTerm(_known_means(1 - F.cosine_similarity(normals, truth, 1, 1e-3), known).sum(), _count(normals))
+
+
+def _known_means(values: Tensor, known: Tensor) -> Tensor:
+    """[M] means of values [M, H, W] where they are known; 0 where nowhere."""
+    return torch.where(known, values, 0.0).flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
+
+
 def _count(logits: Tensor) -> Tensor:
     return torch.tensor(float(len(logits)), device=logits.device)

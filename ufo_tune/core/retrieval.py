@@ -77,3 +77,12 @@ def depth_from_logits(logits: Tensor, depth_range: tuple[float, float]) -> Tenso
     """
     near, far = depth_range
     return near + (far - near) * logits.float().sigmoid()
+
+
+def normals_from_logits(logits: Tensor) -> Tensor:
+    """Components of surface normals, -1 to 1, from logits of any shape; the vectors are not yet of length one.
+
+    Source:
+        UFO (arXiv 2503.01342 v3), supplement. It writes the sigmoid itself, which has no negative components.
+    """
+    return 2 * logits.float().sigmoid() - 1

@@ -70,7 +70,8 @@ class Sample:
     image (text only) ``image`` is None and ``size`` is ``NO_SIZE``.
     Samples with the same ``image_id`` show the same picture and may be packed into one batch row.
     ``absent`` are classes that somebody looked for in vain, where a dataset is not exhaustive (LVIS, Open Images);
-    None: every class without an object is absent.
+    None: every class without an object is absent. ``partial`` are classes of which not every object is marked.
+    ``groups`` sorts class names where a dataset does so, name -> group (LVIS: r, c, f, rare to frequent).
     ``history`` are the (question, answer) turns before this question (vqa).
     """
 
@@ -83,6 +84,8 @@ class Sample:
     source: str = "?"  # "refcoco/val#1274": named in every message
     image_id: str = ""
     absent: tuple[str, ...] | None = None
+    partial: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
     history: tuple[tuple[str, str], ...] = ()
 
     def with_(self, **changes: Any) -> Sample:
@@ -91,7 +94,7 @@ class Sample:
 
 
 SlotKind = Literal["mask", "depth", "normal"]
-"""What a slot's map means. Surface normals take three slots in a row, x, y and z; depth and normals spell ``<DEPTH>``."""
+"""What a slot's map means. Surface normals take three slots in a row: x, y, z. Depth and normals spell ``<DEPTH>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,7 @@ class ModelOutput:
     image_features: tuple[Tensor, ...]  # B x [h, w, D] after the language model, stitched
     image_inputs: tuple[Tensor, ...]  # B x [h, w, D] before it
     logits: Callable[[Tensor], Tensor]  # [..., D] -> [..., V]
+    depth_range: tuple[float, float]  # metres, near and far, of the model's codec
 
 
 EmbedTransform = Callable[[Tensor, Batch], Tensor]

@@ -4,6 +4,8 @@
                          encoding=Encoding(scale=0.001, max_depth=10), window=EVERYWHERE)
 
 Depth is 0 where nothing is known: where the file says so, where a number is negative or none, and beyond the range.
+For the task ``normals`` a dataset says what its camera is: normals are derived from the depth (``core.normals``), so
+they are as good as that is, and unknown beside edges.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 from PIL import Image as pil
 
 from ufo_tune.core.images import FORMATS, image_size
+from ufo_tune.core.normals import Intrinsics, from_depth
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets import _table
@@ -27,7 +30,7 @@ from ufo_tune.plugins import did_you_mean
 if TYPE_CHECKING:
     from datasets import Features
 
-TASKS = ("depth",)
+TASKS = ("depth", "normals")
 Pair = tuple[str, str]
 """Paths of an image and its depth map, below their folders."""
 Window = tuple[float, float, float, float]
@@ -66,11 +69,13 @@ class DepthMaps(Sequence[Sample]):
     """Samples made on access."""
 
     name: str
+    task: str
     table: _table.Table
     images: Path
     depths: Path
     encoding: Encoding
     window: Window
+    intrinsics: Intrinsics | None
 
     @property
     def without_depth(self) -> int:
@@ -101,17 +106,26 @@ class DepthMaps(Sequence[Sample]):
         source = f"{self.name}#{Path(row['image']).with_suffix('')}"
         try:
             size = image_size(self.images / row["image"])
-            depth = read_depth(self.depths / row["depth"], size, self.encoding)
+            targets = self._targets(self.depths / row["depth"], size)
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
         return Sample(
             image=self.images / row["image"],
             size=size,
-            task="depth",
-            targets=Targets(depth=inside(depth, self.window)),
+            task=self.task,
+            targets=targets,
             source=source,
             image_id=row["image"],
         )
+
+    def _targets(self, path: Path, size: tuple[int, int]) -> Targets:
+        depth = read_depth(path, size, self.encoding)
+        if self.intrinsics is None:
+            return Targets(depth=inside(depth, self.window))
+        normals = inside(from_depth(depth, self.intrinsics), self.window)
+        if not normals.any():
+            raise DataError(f"{path}: no pixel has a known normal (got too little or too rough depth); drop the image")
+        return Targets(normals=normals)
 
 
 def depth_maps(
@@ -124,21 +138,23 @@ def depth_maps(
     depths: Path,
     encoding: Encoding,
     window: Window = EVERYWHERE,
+    intrinsics: Sequence[float] = (),
 ) -> DepthMaps:
     """The samples of one split.
 
     Args:
         name: such as ``nyu_depth/test``, for messages.
         pairs: reads the pairs of paths, and how many images have no depth map.
-        task: one of ``TASKS``.
+        task: one of ``TASKS``; ``normals`` need a camera.
         sources: what the pairs are read from.
         images: folder that images lie below.
         depths: folder that depth maps lie below.
         encoding: of the depth maps.
         window: where depth is known.
+        intrinsics: fx, fy, cx, cy of the camera in pixels of the images, where it is known.
 
     Raises:
-        ConfigError: an unknown task or value of the encoding.
+        ConfigError: an unknown task or value of the encoding; normals without a camera.
         DataError: a source is missing or malformed.
     """
     dataset = name.split("/")[0]
@@ -154,16 +170,34 @@ def depth_maps(
         got = f"{encoding.scale}, {encoding.max_depth}"
         raise ConfigError(f"datasets/{dataset}: scale or max_depth out of range (got {got}); give metres")
 
+    camera = _camera(dataset, intrinsics) if task == "normals" else None
+
     def rows() -> _table.Made:
         found, without = pairs()
         return {"without_depth": without}, ({"image": image, "depth": depth} for image, depth in found)
 
     table = _table.table(dataset, rows, features=_features, sources=sources, code=[__file__])
-    return DepthMaps(name, table, images, depths, encoding, window)
+    return DepthMaps(name, task, table, images, depths, encoding, window, camera)
+
+
+def _camera(dataset: str, intrinsics: Sequence[float]) -> Intrinsics:
+    if len(intrinsics) != 4 or not all(isinstance(v, int | float) for v in intrinsics) or min(intrinsics[:2]) <= 0:
+        got = f"got {list(intrinsics)}" if intrinsics else "got none"
+        raise ConfigError(f"datasets/{dataset}.intrinsics: normals need a camera ({got}); give [fx, fy, cx, cy]")
+    fx, fy, cx, cy = intrinsics
+    return fx, fy, cx, cy
 
 
 def from_index(
-    name: str, root: str, split: str, paths: tuple[str, str, str], *, task: str, encoding: Encoding, window: Window
+    name: str,
+    root: str,
+    split: str,
+    paths: tuple[str, str, str],
+    *,
+    task: str,
+    encoding: Encoding,
+    window: Window,
+    intrinsics: Sequence[float] = (),
 ) -> DepthMaps:
     """The samples of an index file.
 
@@ -175,9 +209,10 @@ def from_index(
         task: one of ``TASKS``.
         encoding: of the depth maps.
         window: where depth is known.
+        intrinsics: of the camera; see ``depth_maps``.
 
     Raises:
-        ConfigError: an unknown task or value of the encoding.
+        ConfigError: an unknown task or value of the encoding; normals without a camera.
         DataError: the index is missing or malformed.
     """
     index, images, depths = (Path(root) / path.format(split=split) for path in paths)
@@ -190,6 +225,7 @@ def from_index(
         depths=depths,
         encoding=encoding,
         window=window,
+        intrinsics=intrinsics,
     )
 
 
@@ -261,15 +297,15 @@ def read_depth(path: Path, size: tuple[int, int], encoding: Encoding) -> np.ndar
     return np.where(known, depth, 0).astype(np.float32)  # [H, W]
 
 
-def inside(depth: np.ndarray, window: Window) -> np.ndarray:
-    """Depth [H, W] that is known inside the window only; its edges are rounded down."""
-    height, width = depth.shape
+def inside(values: np.ndarray, window: Window) -> np.ndarray:
+    """A map [H, W] or [H, W, C] that is known inside the window only; its edges are rounded down."""
+    height, width = values.shape[:2]
     # A breath more, so that 0.98125 x 480 is 471 and not the whole number below what floating point makes of it.
     top, bottom, left, right = (
         int(part * side + 1e-6) for part, side in zip(window, (height, height, width, width), strict=True)
     )
-    kept = np.zeros_like(depth)
-    kept[top:bottom, left:right] = depth[top:bottom, left:right]
+    kept = np.zeros_like(values)
+    kept[top:bottom, left:right] = values[top:bottom, left:right]
     return kept
 
 

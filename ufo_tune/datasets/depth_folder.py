@@ -21,12 +21,16 @@ KITTI                 ``scale: 0.00390625`` (1/256 metre)
 .npy in metres        ``scale: 1``
 ===================== ====================================================
 
+Normals (task ``normals``) are derived from the depth and the option ``intrinsics``, [fx, fy, cx, cy] in pixels: for
+Redwood and TUM's default [525, 525, 319.5, 239.5].
+
 Licence: that of your data. Sources: redwood-data.org; cvg.cit.tum.de, "RGB-D SLAM dataset, file formats"; SUN RGB-D
 toolbox ``read3dPoints.m``; NYU Depth v2 toolbox ``camera_params.m``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -47,13 +51,14 @@ def load(
     max_depth: float = 0.0,
     encoding: Literal["linear", "sun", "kinect"] = "linear",
     byte_order: Literal["big", "little"] = "big",
+    intrinsics: Sequence[float] = (),
 ) -> DepthMaps:
     """One sample per pair, sorted by name or in the order of the index.
 
     Args:
         root: folder that all other paths are below; ``{split}`` is replaced in them.
         split: part of the default paths.
-        task: ``depth``.
+        task: ``depth`` or ``normals``.
         images: folder of the images; default ``{split}/rgb``, with an index ``root`` itself.
         depths: folder of the depth maps; default ``{split}/depth``, with an index ``root`` itself.
         index: an index file instead of pairing by name.
@@ -61,9 +66,10 @@ def load(
         max_depth: metres; depth beyond is unknown. 0: no end.
         encoding: what numbers mean; see the module.
         byte_order: of 16-bit PGM.
+        intrinsics: fx, fy, cx, cy of the camera in pixels; for normals.
 
     Raises:
-        ConfigError: an unknown task, encoding or byte order, or a scale that is not positive.
+        ConfigError: an unknown task, encoding or byte order, a scale that is not positive, or normals without a camera.
         DataError: a folder or the index is missing, or files do not pair.
     """
     folder, file = Path(root), Path(root) / index.format(split=split)
@@ -77,4 +83,5 @@ def load(
         images=pictures,
         depths=maps,
         encoding=Encoding(scale, max_depth, encoding, byte_order),
+        intrinsics=intrinsics,
     )

@@ -11,12 +11,16 @@ BTS's own files: ``index: nyudepthv2_{split}_files_with_gt.txt`` and ``images``,
 ``official_splits/test``. Official counts: 654 test images; to train on, 24,231 in BTS's list, about 50,000 in
 AdaBins'. Options: see ``load``.
 
+Normals are derived from the depth with the camera of NYU's toolbox; they are not the normals of Ladicky et al. 2014
+that most published figures are measured on.
+
 Licence: for research; see the site. Source: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html; index files and crop as
 in github.com/cleinc/bts and zhyever/Monocular-Depth-Estimation-Toolbox.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, from_index, window_of
@@ -24,6 +28,8 @@ from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, from_index
 __all__ = ["TASKS", "load"]
 _WINDOWS = {"eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640)}
 """Rows 45 to 470 and columns 41 to 600 of 480 x 640."""
+_CAMERA = (518.85790117450188, 519.46961112127485, 325.58244941119034, 253.73616633400465)
+"""Of the colour camera at 640 x 480: NYU Depth v2 toolbox, ``camera_params.m``."""
 
 
 def load(
@@ -36,22 +42,32 @@ def load(
     depths: str = "",
     max_depth: float = 10.0,
     crop: Literal["none", "eigen"] = "none",
+    intrinsics: Sequence[float] = _CAMERA,
 ) -> DepthMaps:
     """One sample per line of the index, in its order.
 
     Args:
         root: folder that all other paths are below; ``{split}`` is replaced in them.
         split: ``train`` or ``test``.
-        task: ``depth``.
+        task: ``depth`` or ``normals``.
         index: the index file.
         images: folder that the index's images are below.
         depths: folder that its depth maps are below.
         max_depth: metres; depth beyond is unknown.
-        crop: ``eigen``: depth outside the usual evaluation window is unknown.
+        crop: ``eigen``: what lies outside the usual evaluation window is unknown.
+        intrinsics: fx, fy, cx, cy of the camera in pixels, for normals.
 
     Raises:
         ConfigError: an unknown task or crop.
         DataError: the index is missing or malformed.
     """
-    encoding, window = Encoding(scale=0.001, max_depth=max_depth), window_of("nyu_depth", crop, _WINDOWS)
-    return from_index("nyu_depth", root, split, (index, images, depths), task=task, encoding=encoding, window=window)
+    return from_index(
+        "nyu_depth",
+        root,
+        split,
+        (index, images, depths),
+        task=task,
+        encoding=Encoding(scale=0.001, max_depth=max_depth),
+        window=window_of("nyu_depth", crop, _WINDOWS),
+        intrinsics=intrinsics,
+    )

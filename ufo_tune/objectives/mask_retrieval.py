@@ -1,20 +1,19 @@
 """Dice and focal loss of retrieved masks: slot embeddings times the model's image features.
 
-Logits are raised to the targets' resolution before the losses (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2).
+Source: UFO (arXiv 2503.01342) sec. 3.2; ufo.md 7.2.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ufo_tune.core.losses import dice, focal
-from ufo_tune.core.retrieval import mask_logits
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
+from ufo_tune.objectives import _retrieval as retrieval
 from ufo_tune.objectives._base import Rerun
 
 TERMS = ("dice", "focal")
+SLOTS = ("mask",)
 
 
 class Objective(nn.Module):
@@ -27,8 +26,7 @@ class Objective(nn.Module):
 
     def __init__(self, *, dice_weight: float = 1.0, focal_weight: float = 1.0) -> None:
         super().__init__()
-        self.dice_weight = dice_weight
-        self.focal_weight = focal_weight
+        self.weights = {"dice": dice_weight, "focal": focal_weight}
 
     def before(self, batch: Batch) -> list[EmbedTransform]:
         """None."""
@@ -36,36 +34,12 @@ class Objective(nn.Module):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The number of mask slots, for both terms."""
-        masks = torch.tensor(float(batch.slot_kinds.count("mask")), device=batch.ids.device)
-        return {"dice": masks, "focal": masks}
+        return retrieval.counts(batch, "mask", TERMS)
 
     def forward(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
         """``{"dice": ..., "focal": ...}``, sums over the batch's mask slots."""
-        is_mask = [kind == "mask" for kind in batch.slot_kinds]
-        if not any(is_mask):
-            # Still part of the graph: a rank without masks must call backward through the same parameters.
-            zero = output.hidden.sum().float() * 0.0
-            none = zero.detach()
-            return {"dice": LossTerm(zero, none), "focal": LossTerm(zero, none)}
-        terms: dict[str, LossTerm] = {}
-        for row in batch.slot_owner.unique().tolist():  # rows may differ in grid and target size
-            mine = [m for m, owner in enumerate(batch.slot_owner.tolist()) if owner == row and is_mask[m]]
-            if not mine:
-                continue
-            queries = output.hidden[row, batch.slot_index[mine]]  # [M, S, D]
-            targets = torch.stack([batch.slot_targets[m] for m in mine])  # [M, Hc, Wc]
-            logits = raise_to(mask_logits(queries, output.image_features[row]), targets.shape[-2:])  # [M, Hc, Wc]
-            _add(terms, "dice", dice(logits, targets), self.dice_weight)
-            _add(terms, "focal", focal(logits, targets), self.focal_weight)
-        return terms
+        return retrieval.summed(batch, output, "mask", _losses, self.weights)
 
 
-def raise_to(logits: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Bilinear to [M, Hc, Wc]."""
-    return F.interpolate(logits[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-
-
-def _add(terms: dict[str, LossTerm], name: str, term: LossTerm, weight: float) -> None:
-    old = terms.get(name)
-    total, count = weight * term.total, term.count
-    terms[name] = LossTerm(old.total + total, old.count + count) if old else LossTerm(total, count)
+def _losses(logits: Tensor, targets: Tensor) -> dict[str, LossTerm]:
+    return {"dice": dice(logits, targets), "focal": focal(logits, targets)}

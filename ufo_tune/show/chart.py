@@ -10,7 +10,7 @@ from ufo_tune.errors import ConfigError
 from ufo_tune.show import palette
 
 Points = Sequence[tuple[float, float]]
-_STYLE = (
+STYLE = (
     "svg.ufo-curves{color:#1b1f24;font:12px system-ui,sans-serif}"
     "@media(prefers-color-scheme:dark){svg.ufo-curves{color:#e3e8ed}}"
     ".ufo-curves text{fill:currentColor}.ufo-curves .t{fill-opacity:.7}.ufo-curves .g{stroke:currentColor;"
@@ -31,6 +31,7 @@ def curves(
     x: str = "step",
     y: str = "",
     log: bool = False,
+    smooth: bool = True,
     size: tuple[int, int] = (760, 320),
 ) -> str:
     """Curves over steps or seconds.
@@ -43,6 +44,7 @@ def curves(
         x: what lies on the horizontal axis.
         y: what lies on the vertical axis.
         log: logarithmic vertical axis.
+        smooth: draw curves of many points smoothed, over their faint raw values.
         size: width and height in pixels; the picture scales.
     Returns:
         One ``<svg>`` element, to be put into a page or, as it is, into a file.
@@ -63,13 +65,13 @@ def curves(
     head = (
         f'<svg class="ufo-curves" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label="{label}">'
-        f"<style>{_STYLE}</style>"
+        f"<style>{STYLE}</style>"
     )
     parts = [head]
     if title:
         parts.append(f'<text x="{_LEFT}" y="22" font-weight="600">{escape(title)}</text>')
     parts += _legend(rows, top - _ROW * len(rows))
-    parts += _plot(runs, flat, frame, (x, y), log) if flat else [_nothing(frame)]
+    parts += _plot(runs, flat, frame, (x, y), log, smooth) if flat else [_nothing(frame)]
     return "\n".join([*parts, "</svg>"])
 
 
@@ -90,6 +92,7 @@ def _plot(
     frame: tuple[int, int, int, int],
     names: tuple[str, str],
     log: bool,
+    smooth: bool,
 ) -> list[str]:
     left, top, right, bottom = frame
     xs, x_ticks = _axis([p[0] for p in flat], max(3, (right - left) // 90), False)
@@ -120,18 +123,18 @@ def _plot(
         colour, dash = _look(number)
         for stretch in stretches:
             placed = [(across(px), down(py)) for px, py in stretch]
-            parts += _line(placed, name, colour, dash)
+            parts += _line(placed, name, colour, dash, smooth)
     return parts
 
 
-def _line(points: Points, name: str, colour: str, dash: str) -> list[str]:
+def _line(points: Points, name: str, colour: str, dash: str, smooth: bool) -> list[str]:
     """One stretch: a dot, a line, or a smooth line over the faint raw one."""
     label = f"<title>{escape(name)}</title>"
     if len(points) == 1:
         (px, py), *_ = points
         return [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}">{label}</circle>']
     stroke = f'stroke="{colour}"' + (f' stroke-dasharray="{dash}"' if dash else "")
-    if len(points) < _SMOOTH_FROM:
+    if len(points) < _SMOOTH_FROM or not smooth:
         seen = points if len(points) < 30 else ()
         dots = [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.4" fill="{colour}"/>' for px, py in seen]
         return [f'<path d="{_path(points)}" {stroke} stroke-width="2">{label}</path>', *dots]

@@ -15,7 +15,7 @@ from ufo_tune.core import masks as rle
 from ufo_tune.core.images import sample_image
 from ufo_tune.core.types import Prediction, Rle, Sample
 from ufo_tune.errors import ConfigError, DataError
-from ufo_tune.show import palette, text
+from ufo_tune.show import maps, palette, text
 from ufo_tune.show.overlay import Picture, draw
 
 _PAPER, _INK, _SOFT = (255, 255, 255), (27, 31, 36), (87, 96, 106)
@@ -70,6 +70,9 @@ def draw_prediction(
 ) -> Picture:
     """A sample's picture with what the model said: labels by class or phrase; an answer in words stands below.
 
+    Depth and normals are pictures of their own; the colours of a depth map span the true one where it is known, so that
+    the two can be compared.
+
     Not drawn are objects of no extent (an answer that could not be read) and, of a question about classes, those scored
     below ``min_score``: average precision wants them all, eyes do not.
 
@@ -79,6 +82,13 @@ def draw_prediction(
     image = sample_image(sample)
     if image is None:  # text only
         image = np.full((64, 512, 3), 255, dtype=np.uint8)
+    if prediction.depth is not None:
+        true = sample.targets.depth if sample.targets is not None else None
+        return maps.depth(prediction.depth, None if true is None else maps.spread(true), scale_to=scale_to)
+    if prediction.normals is not None:
+        return maps.normals(prediction.normals, scale_to=scale_to)
+    if prediction.label_map is not None:
+        return maps.labels(image, prediction.label_map, sample.classes, scale_to=scale_to)
     labels = names(sample, prediction)
     boxes, masks, scores = prediction.boxes, prediction.masks, prediction.scores
     sure = [True] * len(labels)
@@ -97,6 +107,19 @@ def draw_prediction(
         scores[seen] if len(scores) == len(labels) else None,
         scale_to=scale_to,
     )
+
+
+def draw_truth(sample: Sample, *, scale_to: int | None = 512) -> Picture | None:
+    """A sample's picture with its truth, as ``draw_prediction`` draws; None where nothing of it can be drawn.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    t = sample.targets
+    if t is None or not (len(t.boxes) or t.masks or any(m is not None for m in (t.label_map, t.depth, t.normals))):
+        return None
+    truth = Prediction(t.boxes, t.masks, labels=t.labels, label_map=t.label_map, depth=t.depth, normals=t.normals)
+    return draw_prediction(sample, truth, scale_to=scale_to)
 
 
 def names(sample: Sample, prediction: Prediction) -> list[str]:
@@ -126,16 +149,16 @@ def slot_maps(
     Source:
         UFO (arXiv 2503.01342), the figure of the single mask tokens.
     """
-    maps = np.asarray(logits.detach().float().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float32)
-    side = math.isqrt(len(maps))
-    if maps.ndim != 3 or not len(maps) or side * side != len(maps):
-        raise DataError(f"slot_maps: tokens do not fill a square (got {maps.shape}); give [S, h, w], S = 1, 4, 9, 16")
+    alone = np.asarray(logits.detach().float().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float32)
+    side = math.isqrt(len(alone))
+    if alone.ndim != 3 or not len(alone) or side * side != len(alone):
+        raise DataError(f"slot_maps: tokens do not fill a square (got {alone.shape}); give [S, h, w], S = 1, 4, 9, 16")
     bitmap = mask if isinstance(mask, np.ndarray) else rle.decode(mask)
     width = max(side, round(height * image.shape[1] / image.shape[0]))
     merged = draw(image, masks=bitmap[None], scale_to=None if image.shape[0] == height else max(width, height))
     merged = merged.resize((width, height), Pillow.Resampling.LANCZOS)
-    low, high = np.percentile(maps, [1, 99])
-    tiles = palette.heat((maps - low) / max(float(high - low), 1e-6))  # [S, h, w, 3]
+    low, high = np.percentile(alone, [1, 99])
+    tiles = palette.heat((alone - low) / max(float(high - low), 1e-6))  # [S, h, w, 3]
     gap = 3
     block = Pillow.new("RGB", (side * (max(1, width // side) + gap) - gap, height), _PAPER)
     tile = (max(1, width // side), max(1, (height - (side - 1) * gap) // side))
@@ -143,8 +166,8 @@ def slot_maps(
         place = (number % side * (tile[0] + gap), number // side * (tile[1] + gap))
         block.paste(Pillow.fromarray(colours).resize(tile, Pillow.Resampling.BICUBIC), place)
     return _titled(
-        [merged, block, _scale(height, float(low), float(high))],
-        [caption or "all tokens together", f"each of the {len(maps)} <MASK> tokens alone", "logit"],
+        [merged, block, maps.legend(height, float(low), float(high), [0.0])],
+        [caption or "all tokens together", f"each of the {len(alone)} <MASK> tokens alone", "logit"],
     )
 
 
@@ -162,25 +185,6 @@ def _titled(parts: Sequence[Any], titles: Sequence[str]) -> Picture:
         page.paste(part, (left, _GAP + head))
         left += part.width + gap
     return page
-
-
-def _scale(height: int, low: float, high: float) -> Picture:
-    """The colour scale with the logits at its ends and, where it is in reach, at zero: the mask's edge."""
-    face = text.font(11)
-    bar = Pillow.new("RGB", (64, height), _PAPER)
-    ramp = palette.heat(np.linspace(1, 0, height))[:, None].repeat(14, axis=1)  # [height, 14, 3]
-    bar.paste(Pillow.fromarray(ramp), (0, 0))
-    pen = ImageDraw.Draw(bar)
-    line = text.height(face)
-    marks = {high: 0, low: height - line}
-    if low < 0 < high:
-        middle = round(high / (high - low) * height) - line // 2
-        if line <= middle <= height - 2 * line:
-            marks[0.0] = middle
-            pen.line((0, middle + line // 2, 13, middle + line // 2), fill=_PAPER)
-    for value, top in marks.items():
-        pen.text((19, top), f"{value:.1f}", fill=_SOFT, font=face)
-    return bar
 
 
 def _has_extent(prediction: Prediction, which: int) -> bool:

@@ -30,6 +30,7 @@ def draw(
     labels: Sequence[str] | None = None,
     scores: Tensor | np.ndarray | Sequence[float] | None = None,
     *,
+    colours: Sequence[palette.Colour] | None = None,
     scale_to: int | None = 512,
 ) -> Picture:
     """A picture with what was found in it.
@@ -43,6 +44,7 @@ def draw(
         masks: N run lengths, or bitmaps [N, H, W].
         labels: N texts.
         scores: N numbers in [0, 1], shown behind the label.
+        colours: N, instead of those by label.
         scale_to: long side of the result in pixels; None keeps the size.
     Returns:
         A ``PIL.Image.Image`` in RGB, of the aspect of ``image``.
@@ -53,7 +55,7 @@ def draw(
         raise DataError(f"draw: image is not RGB pixels [H, W, 3] (got {image.shape}); use data.images.open_image")
     frames = None if boxes is None else np.asarray(boxes, dtype=np.float64).reshape(-1, 4)  # [N, 4]
     bitmaps = None if masks is None else _bitmaps(masks, image.shape[:2])
-    count = _count({"boxes": frames, "masks": bitmaps, "labels": labels, "scores": scores})
+    count = _count({"boxes": frames, "masks": bitmaps, "labels": labels, "scores": scores, "colours": colours})
     if frames is not None and not np.isfinite(frames).all():
         raise DataError(f"draw: a box is not finite (got {frames.tolist()}); drop it before drawing")
     picture = _resized(image, scale_to)
@@ -65,7 +67,7 @@ def draw(
         frames = np.stack([_bounds(m) for m in bitmaps])  # [N, 4]
     ratio = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
     placed = np.clip(frames * ratio, 0, [picture.width, picture.height] * 2)  # [N, 4] pixels of the result
-    colours = _colours(labels, count)
+    colours = colours or _colours(labels, count)
     order = np.argsort(-_areas(placed), kind="stable")
     stroke = max(2, round(max(picture.size) / 256))
     if bitmaps is not None:

@@ -1,4 +1,4 @@
-"""What ``rec``, ``res`` and ``vqa`` share: one question, one answer, and what the model's words can be."""
+"""What tasks with one question and one answer share: the dialogue, the words it can hold, and its maps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from torch import Tensor
 
 from ufo_tune.core.answers import Alternatives, Box, Grammar, Literal, Part, Slots
 from ufo_tune.core.codec import Codec
+from ufo_tune.core.retrieval import mask_logits, slot_queries
 from ufo_tune.core.types import Answer, Dialogue, Generation, Slot, Turn
+from ufo_tune.core.views import crop_logits
 from ufo_tune.templates import Template
+
+NO_TARGET = "There is no such object."
+"""The answer to a phrase that names nothing, where the template allows such phrases (``no_target``)."""
+_MOST_BOXES = 12
+"""Boxes that a grammar allows in a row."""
 
 
 def dialogue(
@@ -28,7 +35,13 @@ def dialogue(
 
 def wordings(template: Template, codec: Codec) -> Grammar:
     """Every answer that a template allows, as a grammar; for wordings of boxes and maps only."""
-    return (Alternatives(tuple(tuple(_parts(wording, codec)) for wording in template.answers)),)
+    nothing = ((Literal(NO_TARGET),),) if template.no_target else ()
+    return (Alternatives((*(tuple(_parts(wording, codec)) for wording in template.answers), *nothing)),)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether an answer is that for a phrase that names nothing; case and final point do not matter."""
+    return text.strip().rstrip(".").casefold() == NO_TARGET.rstrip(".").casefold()
 
 
 def certainty(generation: Generation) -> Tensor:
@@ -38,6 +51,28 @@ def certainty(generation: Generation) -> Tensor:
     return scores.clamp_min(1e-12).log().mean().exp().nan_to_num(0.0)[None]  # the mean of no tokens is NaN
 
 
+def first_maps(
+    generation: Generation, size: tuple[int, int], codec: Codec, slot_id: int, count: int = 1
+) -> Tensor | None:
+    """The logits [count, H, W] of the first ``count`` whole slots in a row of the answer, at (H, W) pixels.
+
+    Args:
+        generation: with one answer.
+        size: (H, W) of the image.
+        codec: how many tokens a slot has.
+        slot_id: id of its token.
+        count: maps that belong together.
+
+    Returns:
+        None where the answer has not so many whole slots.
+    """
+    queries, _, _ = slot_queries(generation.ids[:1], generation.hidden[:1], slot_id, count * codec.slot_tokens)
+    if not len(queries):
+        return None
+    slots = queries[0].reshape(count, codec.slot_tokens, -1)  # [count * S, D] -> [count, S, D]
+    return crop_logits(mask_logits(slots, generation.image_features), generation.views, size)
+
+
 def _parts(wording: str, codec: Codec) -> list[Part]:
     parts: list[Part] = []
     for literal, name, _, _ in Formatter().parse(wording):
@@ -45,6 +80,8 @@ def _parts(wording: str, codec: Codec) -> list[Part]:
             parts.append(Literal(literal))
         if name == "box":
             parts.append(Box())
+        elif name == "boxes":
+            parts.append(Alternatives(tuple((Box(),) * count for count in range(1, _MOST_BOXES + 1))))
         elif name == "mask":
             parts.append(Slots(codec.slot_tokens))
         elif name in ("depth", "normals"):

@@ -5,6 +5,7 @@ Everything that is wrong is the data's fault and is said once, with the sample's
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,11 +34,20 @@ def asked_text(sample: Sample, what: str, codec: Codec) -> str:
     Raises:
         DataError: it is empty, or spells one of our tokens.
     """
-    text = sample.text.strip()
-    if not text:
-        raise DataError(f"{sample.source}: the {what} is empty (got {sample.text!r}); give text, or drop the sample")
+    text = spoken(sample, what, sample.text)
     refuse_tokens(sample, what, text, codec)
     return text
+
+
+def spoken(sample: Sample, what: str, text: str) -> str:
+    """A text without blanks around it.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    if not text.strip():
+        raise DataError(f"{sample.source}: the {what} is empty (got {text!r}); give text, or drop the sample")
+    return text.strip()
 
 
 def refuse_tokens(sample: Sample, what: str, text: str, codec: Codec) -> None:
@@ -89,6 +99,22 @@ def whole_masks(sample: Sample) -> tuple[Rle, ...]:
     return masks
 
 
+def nothing(sample: Sample) -> bool:
+    """Whether the phrase names nothing: there are targets, of zero objects."""
+    return not len(truth(sample).boxes)
+
+
+def explanation(sample: Sample, codec: Codec) -> dict[str, str]:
+    """The field ``text`` of an answer, where the sample explains itself in words.
+
+    Raises:
+        DataError: the words spell one of the codec's tokens.
+    """
+    text = truth(sample).text.strip()
+    refuse_tokens(sample, "explanation", text, codec)
+    return {"text": text} if text else {}
+
+
 def one_object(sample: Sample) -> None:
     """Check that the sample is about exactly one object.
 
@@ -98,3 +124,24 @@ def one_object(sample: Sample) -> None:
     count = len(truth(sample).boxes)
     if count != 1:
         raise DataError(f"{sample.source}: a phrase names one object (got {count} targets); join or drop them")
+
+
+def whole_map(sample: Sample, values: np.ndarray | None, what: str) -> np.ndarray:
+    """A true map of the whole image, [H, W] or [H, W, C].
+
+    Args:
+        sample: that it belongs to, for its size and source.
+        values: the map.
+        what: it is, for messages.
+
+    Raises:
+        DataError: there is none, or it is of another size than the image.
+    """
+    if values is None:
+        raise DataError(f"{sample.source}: has no {what} (got targets without); use a dataset with one")
+    if values.shape[:2] != tuple(sample.size):
+        raise DataError(
+            f"{sample.source}: {what} is {values.shape[:2]} but the image is {tuple(sample.size)}; "
+            "check that they are a pair"
+        )
+    return values

@@ -23,6 +23,7 @@ from ufo_tune.templates import Template
 
 TEMPLATE = "instance_segmentation"
 """Default template."""
+SLOTS = ("mask",)
 
 _CHUNK_PIXELS = 2**23
 """Mask pixels at full size that are held at once: 32 MB of logits."""

@@ -1,6 +1,8 @@
 """Task ``rec``: a phrase in, the box of what it names out.
 
-Source: UFO (arXiv 2503.01342) sec. 3.1; ufo.md 2.4 and 3.
+A template may allow phrases that name several things (``{boxes}``) or nothing (``no_target``), as gRefCOCO's do.
+
+Source: UFO (arXiv 2503.01342) sec. 3.1; ufo.md 2.4 and 3. GREC (arXiv 2308.16182)
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample
 from ufo_tune.tasks import _single_answer as single
-from ufo_tune.tasks._truth import asked_text, boxes_inside, one_object
+from ufo_tune.tasks._single_answer import NO_TARGET
+from ufo_tune.tasks._truth import asked_text, boxes_inside, nothing, one_object
 from ufo_tune.templates import Template
+
+__all__ = ["NO_TARGET", "TEMPLATE", "decode", "encode", "grammar"]
 
 TEMPLATE = "rec"
 """Default template."""
@@ -27,35 +32,42 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
     """The question, and the box as answer.
 
     Args:
-        sample: ``text`` is the phrase; ``targets`` (training only) hold one box.
-        template: wordings; fills ``{phrase}``, ``{range}``, ``{box}``.
+        sample: ``text`` is the phrase; ``targets`` (training only) hold one box, or as many as the template allows.
+        template: wordings; fills ``{phrase}``, ``{range}`` and ``{box}`` or ``{boxes}``.
         codec: how a box is written.
         rng: draws the wordings; None asks the evaluation's wording and leaves the answer open.
 
     Raises:
-        DataError: empty phrase; in training no targets, not one box, or a box outside the image.
+        DataError: empty phrase; in training no targets, another number of boxes, or a box outside the image.
     """
     phrase = asked_text(sample, "phrase", codec)
     question = template.question(rng, phrase=phrase, range=f"0-{codec.num_bins}")
-    text = None
-    if rng is not None:
+    if rng is None:
+        return single.dialogue(template, question, None, phrase=phrase)
+    if template.no_target and nothing(sample):
+        return single.dialogue(template, question, NO_TARGET, phrase=phrase)
+    several = template.answers_in("boxes")
+    if nothing(sample) or not several:
         one_object(sample)
-        bins = codec.encode_boxes(boxes_inside(sample), sample.size, _CENTRE)  # [1, 4]
-        text = template.answer(rng, box=answers.box(bins[0].tolist(), codec))
+    bins = codec.encode_boxes(boxes_inside(sample), sample.size, _CENTRE)  # [N, 4]
+    spans = "".join(answers.box(row, codec) for row in bins.tolist())
+    text = template.answer(rng, boxes=spans) if several else template.answer(rng, box=spans)
     return single.dialogue(template, question, text, phrase=phrase)
 
 
 def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
-    """The first box of the answer, with the answer's certainty as score.
+    """The boxes of the answer, with the answer's certainty as score.
 
-    An answer without a readable box gives a box of zeros, a miss, and counts as invalid.
+    ``NO_TARGET`` gives no box. An answer without a readable box gives one of zeros, a miss, and counts as invalid.
     """
     text = generation.texts[0]
-    found = answers.parse(text, codec).boxes[:1]
+    found = answers.parse(text, codec).boxes
+    if not found and single.says_nothing(text):
+        return Prediction(text=text)
     if not found:
         return Prediction(torch.zeros(1, 4), scores=torch.zeros(1), text=text, invalid=1)
-    boxes = codec.decode_boxes(torch.tensor(found), sample.size, _CENTRE)  # [1, 4]
-    return Prediction(boxes, scores=single.certainty(generation), text=text)
+    boxes = codec.decode_boxes(torch.tensor(found), sample.size, _CENTRE)  # [N, 4]
+    return Prediction(boxes, scores=single.certainty(generation).expand(len(boxes)).clone(), text=text)
 
 
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> Grammar:

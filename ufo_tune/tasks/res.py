@@ -1,64 +1,104 @@
 """Task ``res``: a phrase or sentence in, the mask of what it names out.
 
-Source: UFO (arXiv 2503.01342) sec. 3.2; ufo.md 2.5, 2.6 and 4.
+A template may allow phrases that name nothing (``no_target``; gRefCOCO), which are answered by ``NO_TARGET``, and
+answers that explain the mask in words (``{mask} {text}``).
+
+Source: UFO (arXiv 2503.01342) sec. 3.2; ufo.md 2.5, 2.6 and 4. GRES (arXiv 2306.00968) and LISA (arXiv 2308.00692)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
-from ufo_tune.core import answers, masks
+from ufo_tune.core import answers, masks, placeholders
 from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.retrieval import mask_logits, slot_queries
+from ufo_tune.core.tiles import Blend, TileBox
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample, Slot
-from ufo_tune.core.views import crop_logits
 from ufo_tune.tasks import _single_answer as single
-from ufo_tune.tasks._truth import asked_text, one_object, whole_masks
+from ufo_tune.tasks._single_answer import NO_TARGET
+from ufo_tune.tasks._truth import asked_text, explanation, nothing, one_object, whole_masks
 from ufo_tune.templates import Template
+
+__all__ = ["NO_TARGET", "SLOTS", "TEMPLATE", "decode", "encode", "grammar", "join"]
 
 TEMPLATE = "res"
 """Default template."""
+SLOTS = ("mask",)
 
 
 def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Generator | None) -> Dialogue:
     """The question, and a slot for the mask as answer.
 
     Args:
-        sample: ``text`` is the phrase; ``targets`` (training only) hold one mask.
-        template: wordings; fills ``{phrase}`` and ``{mask}``.
+        sample: ``text`` is the phrase; ``targets`` (training only) hold one mask, or none where the template allows
+            that, and may hold an explanation in ``text``.
+        template: wordings; fills ``{phrase}``, ``{mask}`` and, where there is an explanation, ``{text}``.
         codec: how a mask is written.
         rng: draws the wordings; None asks the evaluation's wording and leaves the answer open.
 
     Raises:
+        ConfigError: every wording needs an explanation, and the sample has none.
         DataError: empty phrase; in training no targets, not one mask, or a mask of another size than the image.
     """
     phrase = asked_text(sample, "phrase", codec)
     question = template.question(rng, phrase=phrase)
     if rng is None:
         return single.dialogue(template, question, None, phrase=phrase)
+    if template.no_target and nothing(sample):
+        return single.dialogue(template, question, NO_TARGET, phrase=phrase)
     one_object(sample)
     slot = Slot("mask", masks.decode(whole_masks(sample)[0]))
-    text = template.answer(rng, mask=answers.slots(codec))
+    text = template.answer(rng, mask=answers.slots(codec), **explanation(sample, codec))
     return single.dialogue(template, question, text, (slot,), phrase)
 
 
 def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
     """The mask of the first whole slot, its bounds as box, and the answer's certainty as score.
 
-    An answer without a whole slot gives an empty mask and counts as invalid.
+    ``NO_TARGET`` gives an empty mask; an answer without a whole slot does too, and counts as invalid. The answer's
+    words are kept, with ``<mask>`` where the mask was.
     """
-    text = generation.texts[0]
-    queries, _, _ = slot_queries(generation.ids[:1], generation.hidden[:1], generation.slot_id, codec.slot_tokens)
-    if not len(queries):
-        empty = masks.encode(np.zeros(sample.size, dtype=bool))
-        return Prediction(torch.zeros(1, 4), (empty,), torch.zeros(1), text=text, invalid=1)
-    logits = crop_logits(mask_logits(queries[:1], generation.image_features), generation.views, sample.size)
-    found = masks.encode_many(logits > 0)  # [1, H, W]
-    return Prediction(masks.boxes_of(found), found, single.certainty(generation), text=text)
+    text = placeholders.read(generation.texts[0], codec).text
+    logits = single.first_maps(generation, sample.size, codec, generation.slot_id)
+    if logits is not None:
+        found = masks.encode_many(logits > 0)  # [1, H, W]
+        return Prediction(masks.boxes_of(found), found, single.certainty(generation), text=text)
+    empty = masks.encode(np.zeros(sample.size, dtype=bool))
+    said = single.says_nothing(text)
+    score = single.certainty(generation) if said else torch.zeros(1)
+    return Prediction(torch.zeros(1, 4), (empty,), score, text=text, invalid=int(not said))
+
+
+def join(parts: Iterable[tuple[TileBox, Generation]], sample: Sample, codec: Codec) -> Prediction:
+    """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut at one half.
+
+    A tile that cannot be read counts as empty, and the answer as invalid only where none can be read. Score: the mean
+    certainty of the tiles that can. Words: those of the first of them.
+
+    Args:
+        parts: (the tile in pixels of the picture, what was said of it), taken one by one.
+        sample: of the whole picture.
+        codec: how a mask is written.
+    """
+    blend, sure, words = Blend(1, sample.size), [torch.zeros(0)], ""
+    for (x0, y0, x1, y1), generation in parts:
+        size = (y1 - y0, x1 - x0)
+        logits = single.first_maps(generation, size, codec, generation.slot_id)
+        text = placeholders.read(generation.texts[0], codec).text
+        blend.add((x0, y0, x1, y1), torch.zeros(1, *size) if logits is None else logits.sigmoid())
+        if logits is not None or single.says_nothing(text):
+            sure.append(single.certainty(generation))
+            words = words or text
+    found = masks.encode_many(blend.result() > 0.5)  # [1, H, W]
+    read = torch.cat(sure)  # [tiles that can be read]
+    score = read.mean(0, keepdim=True).nan_to_num(0.0)  # the mean of none is NaN
+    return Prediction(masks.boxes_of(found), found, score, text=words, invalid=int(not len(read)))
 
 
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> Grammar | None:
-    """What may be answered: the template's wordings, or None (anything) where it is not given."""
-    return None if template is None else single.wordings(template, codec)
+    """What may be answered: the template's wordings, or None (anything) where it is not given or they hold text."""
+    return None if template is None or template.answers_in("text") else single.wordings(template, codec)

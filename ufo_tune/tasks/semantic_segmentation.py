@@ -19,13 +19,14 @@ from ufo_tune.core.grid import BACKGROUND, assign, grid_points
 from ufo_tune.core.retrieval import mask_logits, slot_queries
 from ufo_tune.core.types import Answer, Dialogue, Generation, Prediction, Sample, Slot, Turn
 from ufo_tune.core.views import crop_logits
-from ufo_tune.errors import DataError
+from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.tasks import _grid_task as grid_task
 from ufo_tune.tasks._truth import truth
 from ufo_tune.templates import Template
 
 TEMPLATE = "semantic_segmentation"
 """Default template."""
+SLOTS = ("mask",)
 
 _CHUNK_PIXELS = 2**23
 """Mask pixels at full size that are held at once: 32 MB of logits."""
@@ -87,25 +88,32 @@ def encode(
     return Dialogue((Turn(question, said),), template.image_attention, template.image_position)
 
 
-def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
+def decode(generation: Generation, sample: Sample, codec: Codec, *, fuse: str = "sum") -> Prediction:
     """The label map that all readable answers give together; the others count as invalid.
 
-    A pixel's class is the one with the largest sum, over its answers, of the probability of the answer's first token
-    times that of the pixel. Every pixel gets a class, however small the evidence: benchmarks score every labelled
-    pixel. Only where no answer at all can be read is the whole map -1, which no truth equals.
+    A pixel's class is the one with the largest evidence: the sum (UFO) or mean, over its answers, of the probability of
+    the answer's first token times that of the pixel. Every pixel gets a class, however small the evidence: benchmarks
+    score every labelled pixel. Only where no answer at all can be read is the whole map -1, which no truth equals.
 
     Args:
         generation: one answer per grid point.
         sample: whose ``classes`` the map numbers.
         codec: how a mask is written.
+        fuse: ``sum`` or ``mean``. With the sum, a class that many points speak of counts for more; with the mean, what
+            covers most of a picture cannot outvote a small object by many small probabilities.
+
+    Raises:
+        ConfigError: no such way to fuse.
     """
+    if fuse not in ("sum", "mean"):
+        raise ConfigError(f"tasks: fuse is unknown (got {fuse!r}); give sum or mean")
     whole = ((generation.ids == generation.slot_id).sum(1) == codec.slot_tokens).tolist()  # N
 
     def readable(number: int, _: Parsed) -> bool:
         return bool(whole[number])
 
     read = grid_task.read(generation, sample, codec, readable, len(generation.texts))
-    return Prediction(label_map=_fused(generation, read, sample.size, codec), invalid=read.invalid)
+    return Prediction(label_map=_fused(generation, read, sample.size, codec, fuse), invalid=read.invalid)
 
 
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> Grammar:
@@ -172,7 +180,7 @@ def _place(points: Tensor, label_map: np.ndarray, number: int, own: np.ndarray, 
     return torch.tensor([(col + 0.5) / width, (row + 0.5) / height])
 
 
-def _fused(generation: Generation, read: grid_task.Read, size: tuple[int, int], codec: Codec) -> np.ndarray:
+def _fused(generation: Generation, read: grid_task.Read, size: tuple[int, int], codec: Codec, fuse: str) -> np.ndarray:
     """The best class of each pixel: [H, W] int16, -1 where nothing was read.
 
     Class by class and a few masks at a time: a hundred masks of a large photograph would take gigabytes.
@@ -187,9 +195,12 @@ def _fused(generation: Generation, read: grid_task.Read, size: tuple[int, int], 
     best = torch.full(size, -1.0, device=device)
     for label in sorted(set(read.labels.tolist())):
         evidence = torch.zeros(size, device=device)
-        for part in (read.labels == label).nonzero()[:, 0].split(step):
+        own = (read.labels == label).nonzero()[:, 0]
+        for part in own.split(step):
             logits = crop_logits(mask_logits(queries[part.to(device)], features), generation.views, size)  # [C, H, W]
             evidence += torch.einsum("c,chw->hw", read.scores[part].to(device), logits.sigmoid())
+        if fuse == "mean":
+            evidence /= len(own)
         better = evidence > best
         label_map[better] = label
         best = torch.where(better, evidence, best)

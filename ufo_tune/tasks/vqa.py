@@ -1,20 +1,12 @@
-"""Task ``vqa``: any question with an answer in words; captions too, by a template that asks for them.
-
-A sample's ``history`` becomes earlier turns. In training every answer is learnt, the earlier ones too; at inference
-the earlier ones are given as they were said.
-"""
+"""Task ``vqa``: any question with an answer in words; ``history`` becomes earlier turns."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.types import Answer, Dialogue, Generation, Prediction, Sample, Turn
-from ufo_tune.errors import ConfigError, DataError
-from ufo_tune.tasks import _single_answer as single
-from ufo_tune.tasks._truth import asked_text, refuse_tokens, truth
+from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample
+from ufo_tune.tasks import _talk
 from ufo_tune.templates import Template
 
 TEMPLATE = "vqa"
@@ -25,23 +17,16 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
     """The question, and the true text as answer; before them the turns of ``history``.
 
     Args:
-        sample: ``text`` is the question (not needed where the template does not fill it in); ``targets.text``
-            (training only) the answer.
+        sample: ``text`` is the question; ``targets.text`` (training only) the answer.
         template: wordings; fills ``{question}`` and ``{text}``.
         codec: its tokens may not be spelled in questions or answers.
         rng: draws the wordings; None asks the evaluation's wording and leaves the last answer open.
 
     Raises:
-        ConfigError: the template asks a question of its own, which earlier turns do not lead to.
-        DataError: an empty question or earlier answer; in training no targets or an empty answer.
+        ConfigError: the template asks a question of its own.
+        DataError: an empty question or answer; in training no targets.
     """
-    fields = {"question": asked_text(sample, "question", codec)} if template.asks("question") else {}
-    question = template.question(rng, **fields)
-    if rng is None:
-        asked = single.dialogue(template, question, None)
-    else:
-        asked = single.dialogue(template, question, template.answer(rng, text=_answer(sample, codec)))
-    return replace(asked, turns=(*_history(sample, template, codec, rng), *asked.turns))
+    return _talk.dialogue(sample, template, rng, _talk.Words(sample, codec))
 
 
 def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
@@ -52,29 +37,3 @@ def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> None:
     """Nothing is ruled out."""
     return None
-
-
-def _answer(sample: Sample, codec: Codec) -> str:
-    text = truth(sample).text.strip()
-    if not text:
-        raise DataError(f"{sample.source}: the answer is empty (got {truth(sample).text!r}); give text, or drop it")
-    refuse_tokens(sample, "answer", text, codec)
-    return text
-
-
-def _history(sample: Sample, template: Template, codec: Codec, rng: np.random.Generator | None) -> list[Turn]:
-    """Earlier turns. Their questions stand in the prompt, so that what follows sees them."""
-    if sample.history and not template.asks("question"):
-        raise ConfigError(
-            f"{sample.source}: template {template.name} asks its own question (got {len(sample.history)} earlier "
-            "turns); use a template with {question}, such as vqa"
-        )
-    turns = []
-    for number, said in enumerate(sample.history):
-        question, answer = (text.strip() for text in said)
-        for what, text in (("question", question), ("answer", answer)):
-            if not text:
-                raise DataError(f"{sample.source}: the {what} of turn {number} is empty (got {said}); drop the turn")
-            refuse_tokens(sample, f"{what} of turn {number}", text, codec)
-        turns.append(Turn(template.question(rng, question=question), (Answer(template.answer(rng, text=answer)),)))
-    return turns

@@ -1,0 +1,67 @@
+"""What the objectives of dense maps share: the slots of one kind as maps beside their targets, and sums over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ufo_tune.core.retrieval import mask_logits
+from ufo_tune.core.types import Batch, LossTerm, ModelOutput, SlotKind
+
+Losses = Callable[[Tensor, Tensor], Mapping[str, LossTerm]]
+"""Logits [M, Hc, Wc] and targets [M, Hc, Wc] of one row -> terms."""
+
+
+def counts(batch: Batch, kind: SlotKind, terms: Iterable[str], slots: int = 1) -> dict[str, Tensor]:
+    """The number of maps of a kind, ``slots`` slots each, for every term; known before the pass."""
+    number = torch.tensor(float(batch.slot_kinds.count(kind) // slots), device=batch.ids.device)
+    return dict.fromkeys(terms, number)
+
+
+def summed(
+    batch: Batch, output: ModelOutput, kind: SlotKind, losses: Losses, weights: Mapping[str, float]
+) -> dict[str, LossTerm]:
+    """Weighted sums of losses over the slots of one kind.
+
+    Args:
+        batch: with its slots.
+        output: of the pass over it.
+        kind: of slot.
+        losses: gives a term for each name in ``weights``.
+        weights: what every term's total, not its count, is multiplied by.
+
+    Returns:
+        A term for each name in ``weights``. Without slots all are 0 but still part of the graph: a rank without maps
+        must call backward through the same parameters.
+    """
+    terms: dict[str, LossTerm] = {}
+    for logits, targets in _maps(batch, output, kind):
+        for name, term in losses(logits, targets).items():
+            old, total = terms.get(name), weights[name] * term.total
+            terms[name] = LossTerm(old.total + total, old.count + term.count) if old else LossTerm(total, term.count)
+    if not terms:
+        zero = output.hidden.sum().float() * 0.0
+        return {name: LossTerm(zero, zero.detach()) for name in weights}
+    return terms
+
+
+def _maps(batch: Batch, output: ModelOutput, kind: SlotKind) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and targets [M, Hc, Wc] of each row's slots of a kind, in order; rows may differ in grid and size.
+
+    Logits are raised to the targets' resolution before the losses (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2).
+    """
+    owners = batch.slot_owner.tolist()  # [M]
+    for row in sorted(set(owners)):
+        mine = [m for m, owner in enumerate(owners) if owner == row and batch.slot_kinds[m] == kind]
+        if mine:
+            queries = output.hidden[row, batch.slot_index[mine]]  # [M, S, D]
+            targets = torch.stack([batch.slot_targets[m] for m in mine])  # [M, Hc, Wc]
+            yield _raised(mask_logits(queries, output.image_features[row]), targets.shape[-2:]), targets
+
+
+def _raised(logits: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear to [M, Hc, Wc]."""
+    return F.interpolate(logits[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
