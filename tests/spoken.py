@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import torch
+from scipy import special
 
 from ufo_tune import templates
 from ufo_tune.core import answers, masks
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.types import Dialogue, Generation, Sample, Targets, View
+from ufo_tune.core.types import Dialogue, Generation, Sample, Slot, Targets, View
 
 OBJECTS = ("detection", "instance_segmentation")
 GRID = (*OBJECTS, "semantic_segmentation")
+WHOLE = ("depth", "normals")
+"""Tasks whose question is the same for every picture."""
+WORDS = {"vqa": "two cats", "caption": "two cats", "conversation": "a cup at <bbox>, its table: <mask>"}
+"""Tasks answered in words, and what their samples answer."""
 CLASSES = ("Cup", "dining table", "cat")
 SIZE = (48, 64)
 CELLS = (6, 8)
@@ -45,23 +51,45 @@ def label_map(count: int) -> np.ndarray:
     return found
 
 
+def depth_map(count: int) -> np.ndarray:
+    """[H, W] float32 metres: the shapes nearer and nearer before a wall."""
+    found = np.full(SIZE, 8, dtype=np.float32)
+    for i, shape in enumerate(shapes(count)):
+        found[shape] = 6 - i
+    return found
+
+
+def normal_map(count: int) -> np.ndarray:
+    """[H, W, 3] float32 unit vectors: the shapes face right, down and left of a wall that faces the camera."""
+    found = np.zeros((*SIZE, 3), dtype=np.float32)
+    found[..., 2] = -1
+    for i, shape in enumerate(shapes(count)):
+        found[shape] = [(0.6, 0, -0.8), (0, 1, 0), (-0.8, -0.6, 0)][i % 3]
+    return found
+
+
 def sample_of(name: str, count: int = 3) -> Sample:
     """A sample with ``count`` objects (one where the task is about one)."""
     single = name not in GRID
     rles = masks.encode_many(shapes(1 if single else count))
     labels = torch.tensor([0] if single else [i % len(CLASSES) for i in range(count)], dtype=torch.long)
-    targets = Targets(masks.boxes_of(rles), rles, labels, text="two cats" if name == "vqa" else "")
+    if name == "conversation":  # one object of an earlier answer, two of the last
+        rles, labels = masks.encode_many(shapes(3)), torch.zeros(3, dtype=torch.long)
+    targets = Targets(masks.boxes_of(rles), rles, labels, text=WORDS.get(name, ""))
     if name == "semantic_segmentation":
         targets = Targets(label_map=label_map(count))
+    if name in WHOLE:
+        targets = Targets(**{name: {"depth": depth_map, "normals": normal_map}[name](count)})
     return Sample(
         image=np.zeros((*SIZE, 3), np.uint8),
         size=SIZE,
         task=name,
-        text="" if name in GRID else "the left cup",
+        text="" if name in (*GRID, *WHOLE, "caption") else "the left cup",
         classes=CLASSES if name in GRID else (),
         targets=targets,
         source=f"made/{name}#0",
         image_id="made#0",
+        history=(("segment it", "It is <mask>."),) if name == "conversation" else (),
     )
 
 
@@ -93,7 +121,7 @@ def spoken(dialogue: Dialogue, codec: Codec, sure: float = 0.9) -> Generation:
             cols = (np.arange(w * side) + 0.5) * SIZE[1] / (w * side)
             small = slot.target[rows.astype(int)][:, cols.astype(int)]  # [h * side, w * side] nearest pixel
             for k in range(side**2):  # sub-row k // side, sub-column k % side of every cell
-                logit = np.where(small[k // side :: side, k % side :: side], 12.0, -12.0)
+                logit = _logits(slot, codec)(small[k // side :: side, k % side :: side])  # [h, w]
                 hidden[n, at[number * side**2 + k]] = torch.from_numpy(logit).flatten() * math.sqrt(width)
     return Generation(
         texts=tuple(a.text or "" for a in said),
@@ -106,6 +134,12 @@ def spoken(dialogue: Dialogue, codec: Codec, sure: float = 0.9) -> Generation:
         slot_id=SLOT,
         depth_id=DEPTH,
     )
+
+
+def _logits(slot: Slot, codec: Codec) -> Callable[[np.ndarray], np.ndarray]:
+    """The logits whose sigmoid says a slot's values: inside or not, part of the depth range, half of -1 to 1."""
+    near, far = {"mask": (0.0, 1.0), "depth": codec.depth_range, "normal": (-1.0, 1.0)}[slot.kind]
+    return lambda values: np.clip(special.logit((values.astype(float) - near) / (far - near)), -12, 12)
 
 
 def token_id(piece: str, codec: Codec) -> int:

@@ -60,6 +60,18 @@ def grid_dialogue(n: int = 3, question: str = "detect red circle") -> Dialogue:
     return Dialogue((Turn(question, tuple(kinds[i % 3] for i in range(n))),))
 
 
+def map_dialogue() -> Dialogue:
+    """A depth map that is known in part, and normals that face the camera in part."""
+    depth = np.linspace(1, 9, 40 * 56, dtype=np.float32).reshape(40, 56)
+    depth[:, :20] = 0
+    normals = np.zeros((3, 40, 56), dtype=np.float32)
+    normals[2, :20] = -1
+    said = Answer(
+        answers.slots(CODEC, depth=True) * 4, (Slot("depth", depth), *(Slot("normal", part) for part in normals))
+    )
+    return Dialogue((Turn("depth and normals", (said,)),))
+
+
 def batch(
     built: UfoModel, dialogues: list[Dialogue], pictures: list[np.ndarray] | None = None, train: bool = True
 ) -> Batch:

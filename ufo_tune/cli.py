@@ -22,6 +22,7 @@ _DESCRIPTION = "Teach a vision-language model to point: boxes, masks and paralle
 _START = """\
 start here:
   ufo-tune quickstart                         the embedded model learns to point; writes quickstart/index.html
+  ufo-tune showcase                           the same with every task: label maps, depth and captions too
   ufo-tune recipes ls                         what can be trained
   ufo-tune check RECIPE                       resolve every name and open the data, before anything is spent
   ufo-tune train RECIPE --train.max_steps 500
@@ -123,15 +124,14 @@ def _command(
 
 
 def _add_starts(commands: _Commands) -> None:
-    sub = _command(
-        commands,
-        "quickstart",
-        "work:quickstart",
-        "teach the embedded model to point and write a report",
-        "quickstart\nquickstart --out longer --train.max_seconds 1200",
-        free=_SECTIONS,
-    )
-    sub.add_argument("--out", type=Path, default=Path("quickstart"), help="folder of the report (%(default)s)")
+    for name, what in (
+        ("quickstart", "teach the embedded model to point and write a report"),
+        ("showcase", "teach the embedded model every task, label maps, depth and captions too, and write a report"),
+    ):
+        examples = f"{name}\n{name} --out longer --train.max_seconds 2000"
+        sub = _command(commands, name, "work:quickstart", what, examples, free=_SECTIONS)
+        sub.add_argument("--out", type=Path, default=Path(name), help="folder of the report (%(default)s)")
+        sub.set_defaults(recipe=name)
 
     sub = _command(
         commands,
@@ -208,13 +208,22 @@ def _add_use(commands: _Commands) -> None:
         commands,
         "eval",
         "use:evaluate",
-        "score a checkpoint by generation; writes metrics.json, predictions.jsonl and report.html",
-        "eval runs/my --suite scenes_rec\neval merged --suite scenes_rec:test,scenes_res --limit 100 --json",
+        "score a checkpoint by generation, with metrics.json, predictions.jsonl and report.html; or compare two scores",
+        "eval runs/my --suite scenes_rec\neval merged --suite scenes_rec:test,scenes_res --limit 100 --json\n"
+        "eval --compare runs/a/eval runs/b/eval           is B better than A, or was it luck?",
     )
-    sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
-    sub.add_argument("--suite", required=True, help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
+    sub.add_argument("checkpoint", metavar="CKPT", type=Path, nargs="?", help="run, merged model, or prepared base")
+    sub.add_argument("--suite", help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
     sub.add_argument("--limit", type=int, default=0, help="samples of each split (all)")
-    sub.add_argument("--out", type=Path, help="folder for the files (CKPT/eval)")
+    sub.add_argument("--out", type=Path, help="folder for the files (CKPT/eval; none for --compare)")
+    sub.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="instead: two folders of finished evaluations of the same samples; B minus A, with a paired bootstrap",
+    )
+    sub.add_argument("--resamples", type=int, default=0, help="of --compare (1000; fewer where that takes minutes)")
     _json(sub)
 
     sub = _command(
@@ -228,8 +237,9 @@ def _add_use(commands: _Commands) -> None:
     sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="JPEG or PNG of any size and mode")
     sub.add_argument("--task", required=True, help="rec, res, detection, instance_segmentation, vqa, ...")
-    sub.add_argument("--text", default="", help="the phrase (rec, res) or the question (vqa)")
+    sub.add_argument("--text", default="", help="the phrase (rec, res) or the question (vqa, conversation)")
     sub.add_argument("--classes", default="", help="names to look for, by comma (grid tasks)")
+    sub.add_argument("--tile", type=int, default=0, help="ask about tiles of so many pixels and join them (whole; res)")
     sub.add_argument("--out", type=Path, default=Path("predictions"), help="folder for the files (%(default)s)")
     _json(sub)
 
@@ -249,7 +259,7 @@ def _add_data(group: _Commands) -> None:
     sub.add_argument("dataset", metavar="DATASET", help="a name that `ufo-tune data ls` prints")
     sub.add_argument("root", metavar="ROOT", help="folder of the dataset; the dataset's docstring shows its tree")
     sub.add_argument("split", metavar="SPLIT", help="train, val2017, ...")
-    sub.add_argument("--task", required=True, help="rec, res, detection, instance_segmentation or vqa")
+    sub.add_argument("--task", required=True, help="rec, res, detection, instance_segmentation, vqa, ...")
     sub.add_argument("--out", type=Path, required=True, help="JSONL to write; must not exist")
     _options(sub)
     sub.add_argument("--from-labels", choices=("classes", "components"), help="instances out of label maps")

@@ -79,13 +79,19 @@ class MixtureEntry(_Section):
     """Instances out of a dataset of label maps: one per class, or one per connected piece of it."""
     part_names: Literal["", "object_part", "part_of_object", "both"] = ""
     """How classes written ``object:part`` are asked: "object part", "the part of the object", or by a coin."""
+    window: int = Field(0, ge=0)
+    """Train on random squares of so many pixels at native resolution (``data.windows``); 0: whole pictures."""
+    dihedral: bool = False
+    """Turn and mirror pictures by the eight symmetries of the square: for pictures without an up or a left."""
+    in_memory: bool = False
+    """Samples and their pixels stay in memory once read: for small sets that are seen again and again."""
     name: str = ""
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         if self.from_labels and self.task != "instance_segmentation":
             raise ValueError(f"from_labels makes instances (got task {self.task}); set task: instance_segmentation")
-        for name in ("repeat_threshold", "copy_paste"):
+        for name in ("repeat_threshold", "copy_paste", "window", "dihedral"):
             if self.pack > 1 and getattr(self, name):
                 raise ValueError(f"{name} and pack do not go together (got pack {self.pack}); set pack: 1")
         return self
@@ -211,6 +217,21 @@ class DecodeSection(_Section):
     batch_size: int = Field(8, ge=1)
 
 
+class TilingSection(_Section):
+    """A picture asked about tile by tile at native resolution, the answers joined (``engine.tiling``)."""
+
+    side: int = Field(ge=1)
+    """Of a tile, in pixels; best what the model was trained on (``MixtureEntry.window``)."""
+    stride: int = Field(0, ge=0)
+    """Pixels from one tile to the next; 0: half of the side."""
+
+    @model_validator(mode="after")
+    def _tiles_touch(self) -> Self:
+        if self.stride > self.side:
+            raise ValueError(f"tiles leave gaps (got side {self.side}, stride {self.stride}); set stride: {self.side}")
+        return self
+
+
 class Protocol(_Document):
     """One evaluation: what to ask, how, how to score it, and what others report."""
 
@@ -226,13 +247,17 @@ class Protocol(_Document):
     metric_options: dict[str, Any] = {}
     pack: int = Field(1, ge=1)
     decode: DecodeSection = DecodeSection()
+    tiling: TilingSection | None = None
+    """None: every picture is seen whole."""
     reference: tuple[dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
-    def _references_have_sources(self) -> Self:
+    def _is_sound(self) -> Self:
         for row in self.reference:
             if not {"model", "split", "source"} <= set(row):
                 raise ValueError(f"reference {row} needs model, split and source")
+        if self.tiling is not None and self.pack > 1:
+            raise ValueError(f"tiling and pack do not go together (got pack {self.pack}); set pack: 1")
         return self
 
     @classmethod

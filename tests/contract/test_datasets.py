@@ -56,11 +56,16 @@ def test_samples_keep_their_promises(name: str, task: str, tmp_path: Path) -> No
             depth = _targets(sample).depth
             assert depth is not None and depth.dtype == np.float32 and depth.shape == sample.size
             assert np.isfinite(depth).all() and (depth >= 0).all() and (depth > 0).any() and not sample.text
+        elif task == "normals":
+            normals = _targets(sample).normals
+            assert normals is not None and normals.dtype == np.float32 and normals.shape == (*sample.size, 3)
+            lengths = np.linalg.norm(normals, axis=-1)
+            assert ((np.abs(lengths - 1) < 1e-5) | (lengths == 0)).all() and (lengths > 0).any() and not sample.text
         else:
             asked.add(bool(sample.text.strip()))
         sources.append(sample.source)
     # Questions may be the template's (captions), but then of all samples.
-    assert asked <= {True} or (task == "vqa" and asked == {False})
+    assert asked <= {True} or (task == "caption" and asked == {False})
     assert list(sample_problems(samples)) == []
     assert all(source not in ("", "?") for source in sources)
 
@@ -74,7 +79,7 @@ def test_masks_where_the_task_needs_them(name: str, task: str, tmp_path: Path) -
             torch.testing.assert_close(masks.boxes_of(truth.masks), truth.boxes, atol=1.0, rtol=0)
         if task in ("rec", "res"):
             assert len(truth.boxes) == 1
-        if task == "vqa":
+        if task in ("vqa", "caption", "conversation"):
             assert truth.text.strip()
 
 

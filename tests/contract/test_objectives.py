@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from tests import tiny
 from ufo_tune import plugins
-from ufo_tune.core.types import Answer, Dialogue, Turn
+from ufo_tune.core.types import Answer, Dialogue, SlotKind, Turn
 from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError
 
@@ -33,18 +34,20 @@ def batch(model, dialogues):
     return tiny.batch(model, dialogues, [tiny.image(i) for i in range(len(dialogues))])
 
 
+EVERYTHING = (tiny.grid_dialogue(3), CAPTION, tiny.map_dialogue())
+"""Boxes, masks and background; a caption; depth and normals."""
+
+
 def everything(model):
-    """Boxes, masks, background, and a caption."""
-    return batch(model, [tiny.grid_dialogue(3), CAPTION])
+    return batch(model, EVERYTHING)
 
 
 def one_row(model, number):
-    dialogue = [tiny.grid_dialogue(3), CAPTION][number]
-    return tiny.batch(model, [dialogue], [tiny.image(number)])
+    return tiny.batch(model, [EVERYTHING[number]], [tiny.image(number)])
 
 
 def nothing(model):
-    """One row that supervises no token and no mask."""
+    """One row that supervises no token and no map."""
     unsaid = replace(tiny.grid_dialogue(1).turns[0], answers=(Answer(None, point=(0.2, 0.3)),) * 2)
     return tiny.batch(model, [Dialogue((unsaid,))], train=False)
 
@@ -67,7 +70,7 @@ def test_terms_are_finite_sums_and_a_gradient_arrives(model, trainable):
 
 @pytest.mark.parametrize("trainable", OBJECTIVES, indirect=True)
 def test_counts_are_known_before_the_pass(model, trainable):
-    for b in (everything(model), one_row(model, 0), one_row(model, 1), nothing(model)):
+    for b in (everything(model), *(one_row(model, i) for i in range(len(EVERYTHING))), nothing(model)):
         counts, terms = trainable.counts(b), trainable(b)
         assert counts.keys() == terms.keys()
         for name, count in counts.items():
@@ -91,10 +94,10 @@ def test_nothing_to_learn_counts_zero_and_stays_in_the_graph(model, trainable):
 def test_rows_add_up_to_the_whole(model, trainable):
     """Sums and counts, never means: how rows are dealt to ranks and micro-batches changes nothing."""
     with torch.no_grad():
-        whole, halves = trainable(everything(model)), [trainable(one_row(model, i)) for i in range(2)]
+        whole, parts = trainable(everything(model)), [trainable(one_row(model, i)) for i in range(len(EVERYTHING))]
     for name, term in whole.items():
-        assert float(term.count) == sum(float(h[name].count) for h in halves)
-        torch.testing.assert_close(term.total, sum(h[name].total for h in halves), rtol=1e-4, atol=1e-5)
+        assert float(term.count) == sum(float(p[name].count) for p in parts)
+        torch.testing.assert_close(term.total, sum(p[name].total for p in parts), rtol=1e-4, atol=1e-5)
 
 
 def _plugin(folder: Path, name: str, terms: str) -> str:
@@ -114,6 +117,55 @@ def test_terms_of_one_name_are_refused(tmp_path, monkeypatch):
         check_objectives({"mask_retrieval": {}, twin: {}})
     with pytest.raises(ConfigError, match=r"objectives\.mask_retrieval\.dice_wait: no such option"):
         check_objectives({"mask_retrieval": {"dice_wait": 2}})
+
+
+@pytest.mark.parametrize("kind", get_args(SlotKind))
+def test_every_kind_of_slot_has_an_objective_and_a_recipe_without_it_is_refused(kind):
+    able = [n for n in OBJECTIVES if kind in getattr(plugins.find("objectives", n), "SLOTS", ())]
+    tasks = [n for n in plugins.names("tasks") if kind in getattr(plugins.find("tasks", n), "SLOTS", ())]
+    assert able and tasks
+    for task in tasks:
+        check_objectives({name: {} for name in ("next_token", *able)}, [task, "vqa"])
+        with pytest.raises(
+            ConfigError, match=rf"trains the {kind} slots of task {task} \(got next_token\); add {able[0]}"
+        ):
+            check_objectives({"next_token": {}}, ["vqa", task])
+
+
+def unknown_pixels(model, objective, change):
+    """Gradients of a row's maps before and after a change of targets where nothing is known."""
+    b = one_row(model, 2)
+    found = []
+    for targets in (b.slot_targets, change(b.slot_targets)):
+        model.zero_grad()
+        terms = Trainable(model, {objective: {}})(replace(b, slot_targets=targets))
+        sum(t.total for t in terms.values()).backward()
+        found.append(model.vlm.hf.get_input_embeddings().weight.grad.clone())
+    return found
+
+
+def test_depth_that_cannot_be_said_teaches_nothing(model):
+    """Unknown (0), nearer than the codec's range, and beyond it: no such pixel reaches the gradient."""
+    near, far = model.codec.depth_range
+
+    def change(targets):
+        depth = targets[0]
+        assert depth.shape == targets[1].shape and (depth == 0).sum() > 100 and (depth > 1).sum() > 100
+        other = torch.where(depth == 0, torch.tensor([near / 2, far + 1])[torch.arange(depth.shape[1]) % 2], depth)
+        return (other, *targets[1:])
+
+    before, after = unknown_pixels(model, "depth_retrieval", change)
+    assert before.any() and torch.equal(before, after)
+
+
+def test_normals_that_are_not_known_teach_nothing(model):
+    def change(targets):
+        unknown = torch.stack(targets[1:]).norm(dim=0) < 0.5
+        assert unknown.sum() > 100 and (~unknown).sum() > 100
+        return (targets[0], *(torch.where(unknown, 0.28, t) for t in targets[1:]))  # 0.28 sqrt(3) < 0.5
+
+    before, after = unknown_pixels(model, "normal_retrieval", change)
+    assert before.any() and torch.equal(before, after)
 
 
 def test_no_two_of_ours_share_a_term(model):

@@ -22,8 +22,13 @@ QUESTIONS = {
     "rec": {"text": "the red ball"},
     "res": {"text": "the red ball"},
     "vqa": {"text": "what is it?"},
+    "caption": {},
+    "conversation": {"text": "what is at <bbox>?", "boxes": [[1, 2, 30, 20]]},
     "detection": {"classes": ("red", "circle")},
     "instance_segmentation": {"classes": ("red", "circle")},
+    "semantic_segmentation": {"classes": ("red", "circle")},
+    "depth": {},
+    "normals": {},
 }
 
 
@@ -65,8 +70,16 @@ def test_every_task_answers_in_pixels_of_the_picture(predictor: predict.Predicto
     assert len(found.boxes) == 0 or found.boxes.shape[1] == 4
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([90.0, 37, 90, 37])).all()
     assert all(masks.decode(m).shape == (37, 90) for m in found.masks or ())
+    near, far = predictor.model.codec.depth_range
+    if task == "depth":  # the grammar leaves nothing but the slot
+        assert found.invalid == 0 and found.depth.shape == (37, 90)
+        assert near <= found.depth.min() < found.depth.max() <= far
+    if task == "normals":
+        assert found.invalid == 0 and found.normals.shape == (37, 90, 3)
+        np.testing.assert_allclose(np.linalg.norm(found.normals, axis=-1), 1, atol=1e-5)
     predictor.asked(task)
-    json.dumps(predict.to_json(predict.to_sample(image, task, **QUESTIONS[task]), found))
+    asked = {key: value for key, value in QUESTIONS[task].items() if key != "boxes"}
+    json.dumps(predict.to_json(predict.to_sample(image, task, **asked), found))
 
 
 def test_files_pixels_and_pillow_images_are_one(predictor: predict.Predictor, tmp_path: Path) -> None:
@@ -105,6 +118,17 @@ def test_masks_are_written_as_text(checkpoint: Path, tmp_path: Path) -> None:
     (mask,) = row["masks"]
     assert np.array_equal(masks.decode({**mask, "counts": mask["counts"].encode()}), np.eye(8, dtype=bool))
     assert row["labels"] == ["it"]
+
+
+@pytest.mark.parametrize("task", ["depth", "normals", "semantic_segmentation"])
+def test_maps_are_files_and_no_numbers_in_json(checkpoint: Path, tmp_path: Path, task: str) -> None:
+    file = picture(tmp_path, "RGB", ".png", size=(200, 120))
+    (row,) = predict.predict_files(checkpoint, [file], task, **QUESTIONS[task], out=tmp_path, progress=False)
+    key, name = {"semantic_segmentation": ("label_map", "labels")}.get(task, (task, task))
+    assert row[key] == str(tmp_path / f"RGB.{name}.png") and ("depth_scale" in row) == (task == "depth")
+    with Image.open(row[key]) as stored:
+        assert stored.size == (200, 120)
+    assert len((tmp_path / "RGB.json").read_text()) < 2000 and max(Image.open(row["overlay"]).size) >= 512
 
 
 def test_files_of_one_name_do_not_overwrite_each_other(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from tests.spoken import CELLS, CODECS, GRID, SIZE, codec_name, encode, sample_of, spoken, words
+from tests.spoken import CELLS, CODECS, GRID, SIZE, WHOLE, WORDS, codec_name, encode, sample_of, spoken, words
 from ufo_tune import plugins, templates
 from ufo_tune.core import answers, masks
 from ufo_tune.core.boxes import iou
@@ -22,6 +23,7 @@ PHRASE = ("rec", "res")
 GARBAGE = (
     "", " ", "the cup", "cup", "cup,", ",", "<box>", "</box><box>", "cup,<box></box>", "cup,<box>1,2,3</box>",
     "cup,<box>1,2,3,4,5</box>", "cup,<box>a,b,c,d</box>", "cup,<box>1,2,3,99999</box>", "cup,<box>1,2,3,4",
+    "<DEPTH>", "<DEPTH>" * 5, "<DEPTH>" * 13,
     "cup,<box>-1,2,3,4</box>", "cup,<MASK>", "dog,<box>1,2,3,4</box>", "<MASK>" * 5, "1e9" * 50, "\u00e9\n\0,<box>",
 )  # fmt: skip
 
@@ -41,7 +43,7 @@ def name_of(task) -> str:
 
 
 def test_there_are_tasks():
-    assert {"rec", "res", "vqa", *GRID} <= set(NAMES)
+    assert {"rec", "res", *WORDS, *GRID, *WHOLE} <= set(NAMES)
 
 
 def test_signatures(task):
@@ -59,14 +61,21 @@ def test_round_trip(task, codec):
     generation = spoken(encode(task, sample, codec), codec)
     found = task.decode(generation, sample, codec)
     assert found.invalid == 0
-    if name == "vqa":
-        assert found.text == "two cats"
+    if name in WORDS:  # what a conversation points at: tests/unit/test_conversation.py
+        assert found.text == WORDS[name]
         return
     truth = sample.targets
     if truth.label_map is not None:  # -1 is not scored: any class may be said there
         right = (found.label_map == truth.label_map)[truth.label_map >= 0]
         assert right.all() if codec.slot_side == 4 else right.mean() > 0.9
         assert found.label_map.shape == SIZE and found.label_map.dtype == np.int16 and (found.label_map >= 0).all()
+        return
+    if truth.depth is not None or truth.normals is not None:
+        kind = "normals" if truth.depth is None else "depth"
+        said, right = getattr(found, kind), getattr(truth, kind)
+        assert said.dtype == np.float32 and said.shape == right.shape
+        even = _even(right, step=SIZE[1] // (CELLS[1] * codec.slot_side))
+        assert even.mean() > 0.25 and np.abs(said - right)[even].max() < 1e-3
         return
     best = [int(i) for i in iou(truth.boxes, found.boxes).argmax(1)]  # the prediction of each object
     assert len(set(best)) == len(truth.boxes)
@@ -83,6 +92,13 @@ def test_round_trip(task, codec):
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
 
 
+def _even(values: np.ndarray, step: int) -> np.ndarray:
+    """[H, W] where a map is the same for ``step`` pixels around: there interpolation of sub-cells changes nothing."""
+    layers = values.reshape(*SIZE, -1)
+    ends = [find(layers, (2 * step + 1, 2 * step + 1, 1)) for find in (ndimage.minimum_filter, ndimage.maximum_filter)]
+    return (ends[0] == ends[1]).all(-1)
+
+
 def test_encode_is_deterministic(task, codec):
     sample = sample_of(name_of(task))
     first, again = encode(task, sample, codec, 5), encode(task, sample, codec, 5)
@@ -95,8 +111,12 @@ def test_encode_is_deterministic(task, codec):
 def test_slots_are_spelled(task, codec):
     """The text of an answer holds exactly the tokens of its slots; the layout relies on it."""
     for answer in encode(task, sample_of(name_of(task)), codec).turns[-1].answers:
-        assert (answer.text or "").count(codec.mask_token) == len(answer.slots) * codec.slot_tokens
-        assert all(slot.target.shape == SIZE and slot.target.dtype == bool for slot in answer.slots)
+        kinds = [slot.kind for slot in answer.slots]
+        for token, spelled in ((codec.mask_token, ("mask",)), (codec.depth_token, ("depth", "normal"))):
+            assert (answer.text or "").count(token) == sum(k in spelled for k in kinds) * codec.slot_tokens
+        assert all(slot.target.shape == SIZE for slot in answer.slots)
+        assert all(slot.target.dtype == (bool if slot.kind == "mask" else np.float32) for slot in answer.slots)
+        assert set(kinds) <= set(getattr(task, "SLOTS", ()))
 
 
 def test_inference_needs_no_targets_and_leaves_answers_open(task, codec):
@@ -141,6 +161,20 @@ def test_malformed_text_never_raises(task, codec):
         ("res", "It is <MASK><MASK><MASK>.", 1),
         ("res", "no mask", 1),
         ("res", "<MASK><MASK><MASK><MASK><MASK>", 0),
+        ("depth", "far away", 1),
+        ("depth", "<DEPTH><DEPTH><DEPTH>", 1),
+        ("depth", "<MASK><MASK><MASK><MASK>", 1),
+        ("depth", "<DEPTH><DEPTH><DEPTH><DEPTH><DEPTH>", 0),
+        ("normals", "<DEPTH>" * 11, 1),
+        ("normals", "<DEPTH>" * 12, 0),
+        ("rec", "There is no such object.", 0),
+        ("res", " there is NO such object", 0),
+        ("conversation", "only words", 0),
+        ("conversation", "<MASK><MASK> <MASK><MASK> at <box>1, 2, 30,40</box>.", 0),
+        ("conversation", "<box>1,2,3</box>", 1),
+        ("conversation", "</box> it is", 1),
+        ("conversation", "<MASK><MASK><MASK>", 1),
+        ("conversation", "<DEPTH>", 1),
         ("detection", "background", 0),
         ("detection", "", 1),
         ("detection", " CUP ,<box>1,2,30,40</box>", 0),
@@ -166,7 +200,7 @@ def test_what_is_invalid(name, text, invalid):
         assert found.masks is None or masks.area(found.masks).tolist() == [0]
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in GRID])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*GRID, *WHOLE, "caption", "conversation")])
 def test_packing_puts_the_question_into_the_answer(name, codec):
     task, sample = plugins.find("tasks", name), sample_of(name)
     for seed in (0, None):
@@ -179,7 +213,7 @@ def test_packing_puts_the_question_into_the_answer(name, codec):
         assert after.phrase == "the left cup" and after.phrase in after.turns[0].question
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in GRID])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*GRID, *WHOLE, "caption")])
 @pytest.mark.parametrize(("text", "says"), [("", "is empty"), (" \n", "is empty"), ("a <MASK> b", "token <MASK>")])
 def test_text_that_cannot_be_asked(name, codec, text, says):
     for seed in (0, None):
@@ -187,12 +221,17 @@ def test_text_that_cannot_be_asked(name, codec, text, says):
             encode(plugins.find("tasks", name), sample_of(name).with_(text=text), codec, seed)
 
 
-def test_caption_needs_no_question(codec):
-    sample = sample_of("vqa").with_(text="")
-    dialogue = encode(plugins.find("tasks", "vqa"), sample, codec, None, "caption")
-    assert dialogue.turns[0].answers[0].question == templates.load("caption").eval_question
-    with pytest.raises(DataError, match="the answer is empty"):
-        encode(plugins.find("tasks", "vqa"), sample.with_(targets=Targets()), codec, 0, "caption")
+def test_caption_asks_its_own_question(codec):
+    caption, sample = plugins.find("tasks", "caption"), sample_of("caption")
+    for name in ("caption", "scenes_caption"):
+        (answer,) = encode(caption, sample, codec, None, name).turns[0].answers
+        assert answer.question == templates.load(name).eval_question
+    said = Targets(text="a cat", references=("a cat", "one cat"))
+    drawn = {encode(caption, sample.with_(targets=said), codec, seed).turns[0].answers[0].text for seed in range(20)}
+    assert drawn == {"a cat", "one cat"}
+    for text, says in (("", "the caption is empty"), ("a <box>", "the caption spells the token <box>")):
+        with pytest.raises(DataError, match=f"^made/caption#0: {says}"):
+            encode(caption, sample.with_(targets=Targets(text=text)), codec)
 
 
 @pytest.mark.parametrize("name", ["rec", "detection"])
@@ -213,6 +252,15 @@ def test_masks_that_do_not_fit(name, codec):
     with pytest.raises(DataError, match="has no masks"):
         encode(task, sample.with_(targets=replace(sample.targets, masks=None)), codec)
     with pytest.raises(DataError, match=r"mask 0 is \(48, 64\) but the image is \(64, 48\)"):
+        encode(task, sample.with_(size=(64, 48)), codec)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_maps_that_do_not_fit(name, codec):
+    task, sample = plugins.find("tasks", name), sample_of(name)
+    with pytest.raises(DataError, match="made/.*#0: has no (depth map|map of normals)"):
+        encode(task, sample.with_(targets=Targets()), codec)
+    with pytest.raises(DataError, match=r"is \(48, 64\) but the image is \(64, 48\)"):
         encode(task, sample.with_(size=(64, 48)), codec)
 
 

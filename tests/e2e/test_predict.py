@@ -24,6 +24,8 @@ QUESTIONS = {
     "detection": ["--classes", "red,circle"],
     "instance_segmentation": ["--classes", "red,circle"],
     "vqa": ["--text", "what is it?"],
+    "caption": [],
+    "conversation": ["--text", "where is it?"],
 }
 
 

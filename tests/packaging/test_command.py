@@ -37,7 +37,7 @@ def test_every_command_explains_itself():
 
     commands = {p.prog.removeprefix("ufo-tune ") for p in leaves(build_parser())}
     assert commands >= set(
-        "quickstart,prepare,train,eval,predict,merge,check,env,data ls,data show,data validate,"
+        "quickstart,showcase,prepare,train,eval,predict,merge,check,env,data ls,data show,data validate,"
         "data convert,data stats,data audit,"
         "recipes ls,recipes show,recipes copy,recipes check,templates ls,templates show,templates copy".split(",")
     )

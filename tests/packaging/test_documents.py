@@ -44,10 +44,18 @@ def test_pictures_and_links_of_the_readme_exist():
 
 
 def test_commands_of_the_readme_parse():
+    check_commands(re.findall(r"(?:^\.venv/bin/|`)ufo-tune ([^`\n]+)", README, flags=re.M), 10)
+
+
+def test_commands_of_the_page_of_evaluation_parse():
+    page = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    check_commands(re.findall(r"(?:^|`)ufo-tune ([^`#\n]+)", page, flags=re.M), 5)
+
+
+def check_commands(lines, least):
     from ufo_tune.cli import build_parser
 
-    lines = re.findall(r"(?:^\.venv/bin/|`)ufo-tune ([^`\n]+)", README, flags=re.M)
-    assert len(lines) >= 10
+    assert len(lines) >= least
     for line in lines:
         words = [w.strip('"') for w in re.findall(r'"[^"]*"|\S+', line)]
         if words[0].isupper() or words[-1] == "--help":
@@ -58,10 +66,9 @@ def test_commands_of_the_readme_parse():
 
 def test_every_import_of_the_package_is_declared():
     declared = {canonical(r) for r in PROJECT["dependencies"]}
-    declared |= {
-        canonical(r) for e in ("augment", "quant", "deepspeed", "demo") for r in PROJECT["optional-dependencies"][e]
-    }
-    modules = {IMPORT_NAMES.get(d, d) for d in declared} | {"ufo_tune"} | {m.lower() for m in sys.stdlib_module_names}
+    declared |= {canonical(r) for e, needs in PROJECT["optional-dependencies"].items() if e != "dev" for r in needs}
+    modules = {IMPORT_NAMES.get(d, d).replace("-", "_") for d in declared} | {"ufo_tune"}
+    modules |= {m.lower() for m in sys.stdlib_module_names}
     for path in (ROOT / "ufo_tune").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -99,8 +106,9 @@ def test_nothing_committed_names_a_machine():
                 assert not pattern.search(line), f"{name}:{number}: {line}"
 
 
-def test_the_page_of_datasets_is_what_their_docstrings_say():
+@pytest.mark.parametrize("script", ["data_docs.py", "eval_docs.py"])
+def test_pages_of_datasets_and_benchmarks_are_what_the_code_says(script):
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "data_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, ROOT / "scripts" / script, "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

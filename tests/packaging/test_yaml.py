@@ -40,7 +40,7 @@ def test_recipe(name):
     assert recipe.description and recipe.expected
     plugins.find("models", recipe.model.family)
     Codec.from_dict({**Codec().to_dict(), **recipe.model.codec})
-    check_objectives(recipe.objectives)
+    check_objectives(recipe.objectives, (entry.task for entry in recipe.data.mixture))
     for entry in recipe.data.mixture:
         ask(entry.task, entry.template, recipe.tasks.get(entry.task, {}))
         check_dataset(entry.dataset, entry.task, entry.options)

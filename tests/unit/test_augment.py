@@ -11,6 +11,7 @@ import torch
 
 from ufo_tune import _torchvision
 from ufo_tune.core import masks
+from ufo_tune.core.normals import from_depth
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.data.augment import COLOURS, SIDED, Augment
 from ufo_tune.errors import ConfigError
@@ -186,6 +187,21 @@ def test_depth_is_mirrored_but_not_cropped() -> None:
     moved, after = Augment(crop=1.0, flip=1.0)(image, sample, _rng())
     assert moved.shape == image.shape
     np.testing.assert_array_equal(_targets(after).depth, depth[:, ::-1])
+
+
+def test_mirrored_normals_are_those_of_the_mirrored_surface() -> None:
+    """A tilted plane seen by a camera whose axis is in the middle, and the same plane in a mirror."""
+    height, width = SIZE
+    camera = (80.0, 80.0, (width - 1) / 2, (height - 1) / 2)
+    x = (np.arange(width) - camera[2]) / camera[0]
+    depth = np.broadcast_to(2 / (0.8 - 0.6 * x), SIZE)  # 0.6 X - 0.8 Z = -2
+    normals, mirrored = from_depth(depth, camera), from_depth(depth[:, ::-1], camera)
+    np.testing.assert_allclose(normals[30, 45], (0.6, 0, -0.8), atol=1e-5)
+    image, sample = _scene(targets=Targets(normals=normals), classes=())
+    _, after = Augment(flip=1)(image, sample, _rng())
+    np.testing.assert_allclose(_targets(after).normals, mirrored, atol=1e-5)
+    _, cut = Augment(crop=1)(image, sample, _rng())
+    assert _targets(cut).normals.shape == (*cut.size, 3) and cut.size != SIZE
 
 
 def test_jitter_changes_colours_only() -> None:

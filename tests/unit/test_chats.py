@@ -197,7 +197,7 @@ def test_real_llava_rows(tmp_path: Path) -> None:
 
 
 def _captions(folder: Path, split: str, **options: Any) -> coco_captions.Captions:
-    return coco_captions.load(str(folder), split, task="vqa", **options)
+    return coco_captions.load(str(folder), split, task="caption", **options)
 
 
 @pytest.mark.parametrize("layout", ["karpathy", "blip"])

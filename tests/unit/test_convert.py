@@ -56,6 +56,8 @@ def _same(a: Sample, b: Sample) -> None:
         assert (one.ignore is None) == (two.ignore is None)
         if one.ignore is not None and two.ignore is not None:
             np.testing.assert_array_equal(masks.decode(one.ignore), masks.decode(two.ignore))
+    if a.task == "depth":
+        np.testing.assert_array_equal(one.depth, two.depth)
     for crowd in ([] if t.crowd is None else t.crowd.tolist() for t in (one, two)):
         assert crowd in ([], _crowd(one)), (one.crowd, two.crowd)
 
@@ -236,9 +238,10 @@ def test_the_folder_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"task": "depth"}, "task depth has no rows .got it to write.; use rec, res, detection"),
+        ({"task": "normals"}, "task normals has no rows .got it to write.; use rec, res, detection"),
+        ({"task": "depth"}, "has no depth map to write"),
         ({"targets": None}, "has no targets to write"),
-        ({"targets": Targets(masks=())}, "a phrase names one object .got 0"),
+        ({"targets": Targets(torch.zeros(2, 4), labels=torch.zeros(2).long())}, "a phrase has one object .*got 2"),
         ({"task": "detection", "classes": ("cup, red",)}, "classes: a class name is empty or holds a comma"),
         ({"text": "so \ud83d"}, r"objects.ref: holds half a letter .got 'so \\ud83d'"),
     ],
@@ -306,14 +309,40 @@ def test_turns_and_captions(tmp_path: Path) -> None:
     history = (("What is it?", "A cup."),)
     samples = [
         Sample(image, SIZE, "vqa", "Which colour?", targets=Targets(text="red"), source="x#0", history=history),
-        Sample(image, SIZE, "vqa", targets=Targets(text="a cup", references=("a cup", "one cup")), source="x#1"),
         Sample(None, (0, 0), "vqa", "2 + 2?", targets=Targets(text="4"), source="x#2"),
+        Sample(image, SIZE, "vqa", "What is <mask> in <bbox>?", targets=Targets(text="words"), source="x#3"),
+        Sample(image, SIZE, "caption", targets=Targets(text="a cup", references=("a cup", "one cup")), source="x#1"),
     ]
     convert(samples, tmp_path / "mine.jsonl", progress=False)
-    for a, b in zip(samples, _read(tmp_path / "mine.jsonl", "vqa"), strict=True):
+    again = [*_read(tmp_path / "mine.jsonl", "vqa"), *_read(tmp_path / "mine.jsonl", "caption")]
+    for a, b in zip(samples, again, strict=True):
         _same(a, b)
     roles = [m["role"] for m in json.loads((tmp_path / "mine.jsonl").read_text().splitlines()[0])["messages"]]
     assert roles == ["user", "assistant", "user", "assistant"]  # ms-swift's own form
+
+
+def test_places_in_words(tmp_path: Path) -> None:
+    """Boxes of all objects, masks where the words say so; of a phrase that names nothing, neither."""
+    image, size = picture(tmp_path / "a.png"), SIZE
+    drawn = (masks.encode(np.zeros(size, bool)), masks.encode(rectangle(5, 6, 15, 18)))
+    places = Targets(torch.tensor([[1.0, 2, 9, 8], [5, 6, 15, 18]]), drawn, torch.zeros(2).long(), text="Here: <mask>.")
+    talk = Sample(image, size, "conversation", "Segment it.", targets=places, source="x#0")
+    talk = talk.with_(history=(("What is at <bbox>?", "A cup."),))
+    nothing = Sample(image, size, "res", "the dog", targets=Targets(masks=()), source="x#1", image_id="a")
+    plain = Sample(image, size, "conversation", "Hello?", targets=Targets(text="Yes."), source="x#2")
+    convert([talk, plain], tmp_path / "talk.jsonl", progress=False)
+    rows = [json.loads(line) for line in (tmp_path / "talk.jsonl").read_text().splitlines()]
+    assert rows[0]["objects"]["bbox"] == [[1, 2, 9, 8], [5, 6, 15, 18]] and rows[0]["objects"]["masks"][0] == []
+    for a, b in zip([talk, plain], _read(tmp_path / "talk.jsonl", "conversation"), strict=True):
+        _same(a, b)
+    found = _read(tmp_path / "talk.jsonl", "conversation")[0].targets
+    assert found is not None and found.masks is not None
+    np.testing.assert_array_equal(masks.decode_many(found.masks), masks.decode_many(drawn))
+    convert([nothing], tmp_path / "b.jsonl", progress=False)
+    objects = json.loads((tmp_path / "b.jsonl").read_text())["objects"]
+    assert objects == {"ref": ["the dog"], "bbox": [[]], "masks": [[]]}
+    _same(nothing, _read(tmp_path / "b.jsonl", "res")[0])
+    assert not validate(tmp_path / "b.jsonl") and not validate(tmp_path / "talk.jsonl")
 
 
 def _real(*parts: str) -> Path:

@@ -163,7 +163,8 @@ def test_damaged_maps(tmp_path: Path) -> None:
     Image.fromarray(np.ones(SIZE, np.uint8)).save(path)
     with pytest.raises(DataError, match="a.png: holds no 16-bit depth .got mode L"):
         _first(tmp_path)
-    path.write_bytes(depth_map(path, millimetres()).read_bytes()[:600])
+    whole = depth_map(path, millimetres()).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="a.png: cannot read the depth map"):
         _first(tmp_path)
     path.unlink()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from ufo_tune import cli
 from ufo_tune.config import Protocol
 from ufo_tune.core import masks
+from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import predictions, report
 from ufo_tune.engine.evaluate import evaluate
@@ -99,6 +102,9 @@ def test_files(made, tmp_path):
     assert [r["source"] for r in rows] == [f"made/test#{i}" for i in range(7)]
     assert rows[4]["answers"] == ["no idea"] and rows[4]["invalid"] == 1
     assert rows[0]["boxes"] == [[0, 0, 8, 8]]
+    assert (rows[0]["said"], rows[0]["malformed"]) == (1, 0)
+    assert document["codec"] == Codec().to_dict()
+    assert not (out / "test" / "unfinished.json").exists()
 
 
 def test_resume_asks_only_what_is_missing(made, tmp_path):
@@ -113,7 +119,60 @@ def test_resume_asks_only_what_is_missing(made, tmp_path):
     values = evaluate(again, protocol, out=out, progress=False)["test"]
     assert [s for b in again.batches for row in b for s in row] == [f"made/test#{i}" for i in (4, 5, 6)]
     assert {k: v for k, v in values.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
-    assert path.read_bytes() == (tmp_path / "whole" / "test" / "predictions.jsonl").read_bytes()
+    for name in ("predictions.jsonl", "analysis.json"):
+        assert (out / "test" / name).read_bytes() == (tmp_path / "whole" / "test" / name).read_bytes()
+
+
+def test_killed_in_the_second_protocol_the_first_is_not_asked_again(made, tmp_path, monkeypatch):
+    from ufo_tune.engine import evaluate as engine
+
+    Model, protocol = made
+    names = {"one": protocol(), "two": protocol(options={"count": 5})}
+    monkeypatch.setattr(engine, "parse_suites", lambda _: names)
+    models = [Model(die_after=6), Model(), Model()]
+    monkeypatch.setattr(engine, "load", lambda _: SimpleNamespace(to=lambda _: models.pop(0)))
+    first, second = models[:2]
+    with pytest.raises(KeyboardInterrupt):
+        engine.evaluate_checkpoint("x", "one,two", out=tmp_path, progress=False)
+    assert len(first.batches) == 6  # four of the first protocol, two of the three of the second
+    results = engine.evaluate_checkpoint("x", "one,two", out=tmp_path, progress=False)
+    assert second.batches == [[["made/test#4"]]]
+    assert results["one"]["test"]["n"] == 7 and results["two"]["test"]["n"] == 5
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert document["protocols"] == results and set(document["sanity"]) == {"one", "two"}
+    html = (tmp_path / "report.html").read_text()
+    assert "one, test: sanity" in html and "two, test: the worst" in html
+
+
+def test_command_prints_values_and_sanity(made, tmp_path, monkeypatch, capsys):
+    from ufo_tune.engine import evaluate as engine
+
+    monkeypatch.setattr(engine, "parse_suites", lambda _: {"one": made[1]()})
+    monkeypatch.setattr(engine, "load", lambda _: SimpleNamespace(to=lambda _: made[0]()))
+    command = ["eval", "run", "--suite", "one", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "one test  Acc@0.5 0.7143  mean_IoU 0.7347  n 7  invalid 1" in out
+    assert "one test  WARNING  unreadable answers: 14.3% (1 of 7)" in out
+    assert "one test  ok       boxes without area: 0.0% (0 of 6)" in out
+    assert f"weights: {predictions.fingerprint(made[0]())}" in out and "report.html" in out
+    assert cli.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_a_model_that_always_says_the_same_is_told_so(made, tmp_path):
+    Model, protocol = made
+
+    class Stuck(Model):
+        def answer(self, sample):
+            return "40,0,41,1"  # no box is there
+
+    for model, suspicious in ((Model(), ["unreadable answers"]), (Stuck(), ["commonest answer", "constant answer"])):
+        evaluate(model, protocol(options={"count": 30}), out=tmp_path / "x", progress=False)
+        lines = json.loads((tmp_path / "x" / "metrics.json").read_text())["sanity"]["test"]
+        assert [line["name"] for line in lines if line["warning"]] == suspicious
+        html = report.write_evaluation(tmp_path, "x", {"x": tmp_path / "x"}).read_text()
+        assert html.count("WARNING") == len(suspicious)
 
 
 def test_unfinished_predictions_of_other_weights_or_protocol_never_mix(made, tmp_path):
@@ -142,8 +201,27 @@ def test_a_finished_evaluation_is_done_again(made, tmp_path):
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text('{"source": "a"}\n{"source"\n{"source": "b"}\n')
-    with pytest.raises(EvalError, match=r"predictions.jsonl:2: not JSON"):
-        predictions.read(path)
+    with pytest.raises(EvalError, match=r'predictions.jsonl:2: is no prediction \(got {"source"\)'):
+        predictions.Stored(tmp_path)
+
+
+def test_a_row_cut_inside_a_character_is_left_out(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    whole = b'{"source": "a"}\n'
+    path.write_bytes(whole + '{"source": "b", "text": "\u201c'.encode()[:-1])
+    assert dict(predictions.Stored(tmp_path)) == {"a": {"source": "a"}}
+
+
+def test_join_may_be_done_twice_and_keeps_the_order_of_the_dataset(tmp_path):
+    line = '{{"source": "{}"}}\n'.format
+    part = tmp_path / "predictions.1.jsonl"
+    for _ in range(2):  # the second time a killed join left the part behind
+        if not (tmp_path / "predictions.jsonl").exists():
+            (tmp_path / "predictions.jsonl").write_text(line("c") + line("a"))
+        part.write_text(line("b") + line("a"))
+        predictions.join(tmp_path, ["a", "b", "c"])
+        assert (tmp_path / "predictions.jsonl").read_text() == line("a") + line("b") + line("c")
+        assert [p.name for p in tmp_path.iterdir()] == ["predictions.jsonl"]
 
 
 def test_rows_round_trip_through_json():
@@ -195,7 +273,13 @@ def test_report_shows_ours_and_references_and_escapes(made, tmp_path):
     out = tmp_path / "out"
     evaluate(made[0](), made[1](description="<script>alert(1)</script>"), out=out / "made", progress=False)
     html = report.write_evaluation(out, "runs/x & y", {"made": out / "made"}).read_text()
-    assert 'src="made/test/pictures/00.jpg"' in html and "thing 0" in html and "Acc@0.5 1.00" in html
-    assert len(list((out / "made" / "test" / "pictures").glob("*.jpg"))) == 7
+    assert 'src="made/test/pictures/best_00.jpg"' in html and "thing 0" in html and "(mean_IoU 1.00)" in html
+    drawn = sorted(p.name for p in (out / "made" / "test" / "pictures").glob("*.jpg"))
+    assert drawn == [
+        f"{kind}_{i:02d}.jpg" for kind, n in (("best", 3), ("unreadable", 1), ("worst", 3)) for i in range(n)
+    ]
+    captions = json.loads((out / "made" / "test" / "pictures" / "captions.json").read_text())
+    assert [c.partition(":")[0] for c in captions.values()] == [f"\u201cthing {i}\u201d" for i in (0, 2, 3, 1, 6, 5, 4)]
+    assert "made, test: sanity" in html and "by size and length" in html and "mean_IoU of all samples" in html
     assert "Someone 7B" in html and "a paper" in html and "0.900" in html and "0.714" in html
     assert "<script>" not in html and "runs/x &amp; y" in html

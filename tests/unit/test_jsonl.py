@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.data_files import SIZE, picture, rectangle, rle, write_jsonl
+from tests.data_files.depth_folder import depth_map, millimetres
 from tests.data_files.jsonl import rows
 from ufo_tune.core import masks
 from ufo_tune.core.types import Sample, Targets
@@ -26,6 +27,7 @@ BOX = [5, 6, 15, 18]
 def folder(tmp_path: Path) -> Path:
     for number, name in enumerate("abc"):
         picture(tmp_path / f"{name}.png", number)
+    depth_map(tmp_path / "c_depth.png", millimetres())
     return tmp_path
 
 
@@ -57,7 +59,8 @@ def test_one_sample_per_phrase(folder: Path) -> None:
 
 def test_a_file_may_hold_several_tasks(folder: Path) -> None:
     assert _load(folder, rows()).served == {
-        "rec": 3, "res": 1, "detection": 2, "instance_segmentation": 2, "vqa": 1
+        "rec": 3, "res": 1, "detection": 2, "instance_segmentation": 2, "vqa": 1, "caption": 1, "conversation": 1,
+        "depth": 1,
     }  # fmt: skip
 
 
@@ -81,6 +84,85 @@ def test_question_and_answer(folder: Path) -> None:
     system = {"role": "system", "content": "You are helpful."}
     samples = _load(folder, [rows()[4], {"images": ["b.png"], "messages": [system, *turn]}], "vqa")
     assert [(s.text, _truth(s).text) for s in samples] == [("How many cups?", "one"), ("What is it?", "a cup")]
+
+
+def _said(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(texts)]
+
+
+def test_words_that_point(folder: Path) -> None:
+    """Objects follow the placeholders of all turns; a box alone has an empty mask, a mask alone its bounds."""
+    bitmap = rectangle(30, 10, 50, 30)
+    row = {
+        "image": "a.png",
+        "messages": _said("<image>Where is it?", "At <bbox>.", "Segment what is left of <bbox>.", "<mask> and <bbox>"),
+        "objects": {"bbox": [BOX, [1, 2, 3, 4], [], [2, 3, 4, 5]], "masks": [[], [], rle(bitmap), []]},
+    }
+    (sample,) = _load(folder, [row], "conversation")
+    assert sample.history == (("Where is it?", "At <bbox>."),)
+    truth = _truth(sample)
+    assert (sample.text, truth.text) == ("Segment what is left of <bbox>.", "<mask> and <bbox>")
+    assert truth.boxes.tolist() == [BOX, [1, 2, 3, 4], [30, 10, 50, 30], [2, 3, 4, 5]]
+    expected = np.stack([np.zeros(SIZE, bool), np.zeros(SIZE, bool), bitmap, np.zeros(SIZE, bool)])
+    np.testing.assert_array_equal(masks.decode_many(truth.masks or ()), expected)
+    asked = {"image": "a.png", "question": "Where?", "answer": "<bbox>", "objects": {"bbox": [BOX]}}
+    assert _load(folder, [asked], "conversation").served == {"conversation": 1}
+    plain = {"image": "a.png", "question": "Where?", "answer": "here", "task": "conversation"}
+    assert _load(folder, [plain], "conversation").served == {"conversation": 1}
+
+
+def test_ms_swift_grounding(folder: Path) -> None:
+    """The three rows of ms-swift's documentation, in their form: phrases and places are counted apart."""
+    both = {"ref": ["a dog", "a woman"], "bbox": [BOX, [1, 2, 9, 9]]}
+    rows_ = [
+        {"messages": _said("<image>Describe.", "<ref-object><bbox> and <ref-object><bbox> are here"),
+         "images": ["a.png"], "objects": both},
+        {"messages": _said("<image>Find the <ref-object>", "<bbox><bbox>"), "images": ["a.png"],
+         "objects": {"ref": ["sheep"], "bbox": [BOX, [1, 2, 9, 9]]}},
+        {"messages": _said("<image>Open it", "Action: click(start_box='<bbox>')"), "images": ["b.png"],
+         "objects": {"ref": [], "bbox": [BOX]}},
+    ]  # fmt: skip
+    samples = _load(folder, rows_, "conversation")
+    assert samples.served == {"conversation": 3, "rec": 2}  # of the first row: each place has its phrase
+    assert [(s.text, _truth(s).text) for s in samples] == [
+        ("Describe.", "a dog<bbox> and a woman<bbox> are here"),
+        ("Find the sheep", "<bbox><bbox>"),
+        ("Open it", "Action: click(start_box='<bbox>')"),
+    ]
+    assert _truth(samples[1]).boxes.tolist() == [BOX, [1, 2, 9, 9]]
+    assert [s.text for s in jsonl.load(str(folder), "train", task="rec")] == ["a dog", "a woman"]
+
+
+def test_a_caption_has_no_question(folder: Path) -> None:
+    (sample,) = _load(folder, [{"image": "a.png", "answer": ["a cup", "one cup"]}], "caption")
+    assert sample.text == "" and _truth(sample).text == "a cup"
+    assert _truth(sample).references == ("a cup", "one cup")
+
+
+def test_depth(folder: Path) -> None:
+    """A map beside whatever else the row is for; 0 is unknown and the scale is metres per unit."""
+    stored = np.full(SIZE, 1500, dtype=np.uint16)
+    stored[:4] = 0
+    Image.fromarray(stored).save(folder / "d.png")
+    row = {**_row(), "depth": "d.png"}
+    for scale, metres in (({}, 1.5), ({"depth_scale": 1 / 256}, 1500 / 256)):
+        (sample,) = _load(folder, [{**row, **scale}], "depth")
+        assert sample.targets is not None and sample.targets.depth is not None and not sample.text
+        np.testing.assert_allclose(sample.targets.depth, np.where(stored, metres, 0), rtol=1e-6)
+    assert _load(folder, [row], "rec").served == {"rec": 1, "depth": 1}
+    asked = {"image": "a.png", "question": "How far?", "answer": "near", "depth": "d.png"}
+    assert _load(folder, [asked], "vqa").served == {"vqa": 1, "depth": 1}
+    assert _load(folder, [{**row, "task": "depth"}], "depth").served == {"depth": 1}
+
+
+def test_a_phrase_may_name_nothing(folder: Path) -> None:
+    row = _row(ref=["the cup", "the dog"], bbox=[BOX, []], masks=[rle(rectangle(*BOX)), []])
+    for task in ("rec", "res"):
+        samples = _load(folder, [row], task)
+        assert [len(_truth(s).boxes) for s in samples] == [1, 0] and samples[1].text == "the dog"
+    assert _truth(samples[1]).masks == ()
+    assert _load(folder, [_row(ref=["the dog"], bbox=[[]])], "rec").served == {"rec": 1}
+    assert not validate(folder / "train.jsonl")
 
 
 def test_ms_swift_rows_unchanged(folder: Path) -> None:
@@ -157,6 +239,10 @@ BAD: list[tuple[Any, str, str]] = [
         "messages: are not question, answer, ...",
     ),
     ({"image": "a.png", "messages": "hi"}, "vqa", "messages: are not question, answer, ..."),
+    (_row(depth=7), "depth", "depth: is no path, or not of one image .got 7, 1 images"),
+    (_row(depth="d.png", depth_scale=0), "depth", "depth_scale: is no scale .got 0"),
+    (_row(depth="absent.png"), "depth", "absent.png: no such depth map"),
+    (_row(depth="a.png"), "depth", "a.png: holds no 16-bit depth"),
     (_row(image="absent.png"), "rec", "absent.png: no such image"),
     (_row(image="train.jsonl"), "rec", "train.jsonl: is not an image"),
     (_row(width=50, height=40), "rec", "image is 60x40 but the row says 50x40"),
@@ -184,7 +270,7 @@ def test_every_fault_names_its_line(folder: Path, row: Any, task: str, message: 
     Image.new("L", (3, 2)).save(folder / "small.png")
     good = [r for r in rows() if r.get("question") or "objects" in r]
     write_jsonl(folder / "train.jsonl", [*good, "", row])
-    with pytest.raises(DataError, match=rf"train\.jsonl:6: .*{message}") as caught:
+    with pytest.raises(DataError, match=rf"train\.jsonl:{len(good) + 2}: .*{message}") as caught:
         list(jsonl.load(str(folder), "train", task=task))
     assert "\n" not in str(caught.value)
     assert validate(folder / "train.jsonl") == [str(caught.value)]  # found once, whatever the task
@@ -226,12 +312,12 @@ def test_validate_lists_all_problems_in_the_order_of_lines(folder: Path) -> None
 def test_show_draws_a_sheet_per_task(folder: Path) -> None:
     write_jsonl(folder / "train.jsonl", rows())
     written = show(folder / "train.jsonl", folder / "seen", limit=2)
-    assert sorted(p.stem for p in written) == ["detection", "instance_segmentation", "rec", "res", "vqa"]
+    assert sorted(p.stem for p in written) == sorted(jsonl.TASKS)
     for path in written:
         with Image.open(path) as sheet:
             assert sheet.mode == "RGB" and sheet.width > 384
     write_jsonl(folder / "train.jsonl", [*rows(), "{"])
-    with pytest.raises(DataError, match="train.jsonl:6: is not valid JSON"):
+    with pytest.raises(DataError, match=rf"train.jsonl:{len(rows()) + 1}: is not valid JSON"):
         show(folder / "train.jsonl", folder / "seen")
 
 

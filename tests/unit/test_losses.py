@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ufo_tune.core.losses import dice, focal, token_cross_entropy
+from ufo_tune.core.losses import cosine, depth_l1, dice, focal, silog, token_cross_entropy
+from ufo_tune.core.retrieval import depth_from_logits
 from ufo_tune.core.types import IGNORE
 
 LN2 = math.log(2)
@@ -62,6 +63,90 @@ def test_perfect_masks_cost_nothing_and_stay_finite():
     assert float(total.detach()) == pytest.approx(0, abs=1e-6)
     total.backward()
     assert torch.isfinite(logits.grad).all()
+
+
+FAR = torch.tensor([[[2.0, 8.0], [4.0, 1.0]]])  # [1, 2, 2] metres
+KNOWN = torch.tensor([[[True, True], [False, True]]])
+
+
+@pytest.mark.parametrize(("lam", "expected"), [(0.0, LN2**2), (0.5, 0.5 * LN2**2), (1.0, 0.0)])
+def test_silog_forgives_a_common_factor_in_part(lam, expected):
+    """Twice as far everywhere: d = log 2, so the loss is (1 - lam) log(2)^2."""
+    term = silog(2 * FAR, FAR, KNOWN, lam)
+    assert float(term.total) == pytest.approx(expected, abs=1e-6) and float(term.count) == 1
+
+
+def test_depth_losses_by_hand():
+    """Ratios 1/2, 2, (unknown), 1: d = -log 2, log 2, 0, so the mean is 0 and that of squares 2/3 log(2)^2."""
+    depth = torch.tensor([[[1.0, 16.0], [9.0, 1.0]]])
+    assert float(silog(depth, FAR, KNOWN).total) == pytest.approx(2 / 3 * LN2**2, rel=1e-5)
+    assert float(depth_l1(depth, FAR, KNOWN).total) == pytest.approx((1 + 8 + 0) / 3, rel=1e-6)
+
+
+def test_silog_is_eigens_pairwise_form():
+    """Eigen et al. 2014, eq. 3: with lam 1 the mean over all pairs of (d_i - d_j)^2 / 2."""
+    generator = torch.Generator().manual_seed(0)
+    depth, truth = (torch.rand(1, 3, 4, generator=generator) + 0.5 for _ in range(2))
+    d = [math.log(a / b) for a, b in zip(depth.flatten().tolist(), truth.flatten().tolist(), strict=True)]
+    pairs = sum((a - b) ** 2 for a in d for b in d) / (2 * len(d) ** 2)
+    assert float(silog(depth, truth, depth > 0, 1.0).total) == pytest.approx(pairs, rel=1e-4)
+
+
+def test_cosine_of_angles_by_hand():
+    """Angles of 0, 60, 90 and 180 degrees cost 0, 1/2, 1 and 2, whatever the vectors' lengths."""
+    truth = torch.tensor([0.0, 0.0, -2.0]).reshape(1, 3, 1, 1).expand(1, 3, 1, 4)
+    found = torch.tensor([[0, 0, -0.3], [math.sqrt(3), 0, -1], [0, 0.1, 0], [0, 0, 5]]).T.reshape(1, 3, 1, 4)
+    known = torch.ones(1, 1, 4, dtype=torch.bool)
+    assert float(cosine(found, truth, known).total) == pytest.approx((0 + 0.5 + 1 + 2) / 4, abs=1e-6)
+    known[..., 3] = False
+    assert float(cosine(found, truth, known).total) == pytest.approx((0 + 0.5 + 1) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [silog, depth_l1, cosine])
+def test_maps_without_a_known_pixel_cost_nothing(loss):
+    shape = (2, 3, 4, 5) if loss is cosine else (2, 4, 5)
+    found, truth = torch.full(shape, 0.5, requires_grad=True), torch.zeros(shape)
+    known = torch.zeros(2, 4, 5, dtype=torch.bool)
+    term = loss(found, truth, known)
+    term.total.backward()
+    assert float(term.total.detach()) == 0 and float(term.count) == 2
+    assert not found.grad.any() and torch.isfinite(found.grad).all()
+
+
+@pytest.mark.parametrize("loss", [silog, depth_l1, cosine])
+def test_only_known_pixels_have_a_gradient(loss):
+    generator = torch.Generator().manual_seed(2)
+    shape = (2, 3, 4, 5) if loss is cosine else (2, 4, 5)
+    found, truth = (torch.rand(shape, generator=generator) + 0.5 for _ in range(2))
+    known = torch.rand(2, 4, 5, generator=generator) > 0.5
+    found.requires_grad_(True)
+    loss(found, torch.where(known[:, None] if loss is cosine else known, truth, 0.0), known).total.backward()
+    reached = found.grad.abs().sum(1) > 0 if loss is cosine else found.grad.abs() > 0
+    assert torch.equal(reached, known) and torch.isfinite(found.grad).all()
+
+
+def test_descent_on_depth_losses_finds_the_truth_where_it_is_known():
+    """From the middle of the range, through the sigmoid, as in training; two of twelve pixels say nothing."""
+    truth = torch.linspace(0.8, 9.0, 12).reshape(1, 3, 4)
+    known = torch.ones(1, 3, 4, dtype=torch.bool)
+    known[0, 0, :2] = False
+    logits = torch.zeros(1, 3, 4, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 400)
+        depth = depth_from_logits(logits, (0.001, 10.0))
+        optimizer.zero_grad()
+        (silog(depth, truth, known).total + depth_l1(depth, truth, known).total).backward()
+        optimizer.step()
+    found = depth_from_logits(logits.detach(), (0.001, 10.0))
+    assert torch.allclose(found[known], truth[known], rtol=0.01) and not logits[~known].any()
+
+
+def test_a_normal_of_no_length_has_a_finite_gradient():
+    found = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    term = cosine(found, torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool))
+    term.total.backward()
+    assert torch.isfinite(found.grad).all() and float(found.grad[0, 2]) > 0
 
 
 @pytest.mark.parametrize("loss", [focal, dice])

@@ -48,6 +48,11 @@ def _vqa(question: Any, answer: Any) -> dict[str, Any]:
     return {"image": "a.png", "question": question, "answer": answer}
 
 
+def _talk(answer: str, *, question: str = "Where?", task: str = "", **objects: Any) -> dict[str, Any]:
+    named = {"task": task} if task else {}
+    return {**_vqa(question, answer), **named, "objects": {"bbox": [BOX], **objects}}
+
+
 RUNS = rle(rectangle(*BOX))
 BAD: dict[str, tuple[Any, str]] = {
     # bytes, and JSON itself
@@ -76,6 +81,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a box of words": (_objects(bbox=[["5", 6, 15, 18]]), "object 0: bbox: is not 4 numbers"),
     "a box of true": (_objects(bbox=[[True, 6, 15, 18]]), "object 0: bbox: is not 4 numbers"),
     "a box of three": (_objects(bbox=[BOX[:3]]), "object 0: bbox: is not 4 numbers"),
+    "a box of nothing, of a class": (_classes("cup", bbox=[[]]), r"object 0: bbox: is not 4 numbers .got \[\]"),
     "a box of null": (_objects(bbox=[None]), "object 0: bbox: is not 4 numbers"),
     "crowd in words": (_objects(crowd=["no"]), "objects.crowd: are not true or false"),
     "image_id is true": (_objects(image_id=[True]), "objects.image_id: are not whole numbers"),
@@ -91,6 +97,19 @@ BAD: dict[str, tuple[Any, str]] = {
     "messages out of turn": (
         {"image": "a.png", "messages": [{"role": "assistant", "content": "x"}]}, "messages: are not question, answer"
     ),
+    # words that point
+    "more placeholders than objects": (_talk("At <bbox> and <bbox>."), "<bbox> and <mask> stand 2 times for 1 objects"),
+    "more objects than placeholders": (_talk("No.", task="conversation"), "stand 0 times for 1 objects"),
+    "placeholders without objects": (_vqa("where", "at <bbox>"), "stand 1 times for 0 objects"),
+    "a mask that is none": (_talk("It is <mask>."), "object 0: has no mask for its <mask>"),
+    "a box that is none": (_talk("At <bbox>.", bbox=[[]]), "object 0: has no bbox for its <bbox>"),
+    "a question by a mask": (_talk("A cup.", question="What is <mask>?"), "a question points by <mask>"),
+    "more phrases than places": (_talk("<ref-object><bbox>", ref=["a", "b"]), "<ref-object> stands 1 times for 2"),
+    "a place outside": (_talk("At <bbox>.", bbox=[[5, 6, 99, 18]]), "object 0: box is outside the image"),
+    "a mask of a place of another size": (
+        _talk("<mask>", masks=[rle(rectangle(*BOX)[:20])]), r"object 0: mask is \(20, 60\) but the image is"
+    ),
+    "masks for fewer places": (_talk("<bbox><mask>", bbox=[BOX, BOX], masks=[]), "objects.masks: needs one per place"),
     # boxes
     "reversed": (_objects(bbox=[[15, 18, 5, 6]]), "object 0: box has no area"),
     "no width": (_objects(bbox=[[5, 6, 5, 18]]), "object 0: box has no area"),

@@ -229,6 +229,14 @@ def test_exact_match_by_hand(given, wanted, right):
     assert metric.compute() == {"exact_match": float(right), "n": 1, "invalid": 0}
 
 
+@pytest.mark.parametrize(("given", "right"), [("A Cup", True), ("mug", True), ("the glass", True), ("cup mug", False)])
+def test_exact_match_takes_any_of_several_true_texts(given, right):
+    sample = _sample(text="cup").with_(targets=Targets(text="cup", references=("cup", "mug", "glass")))
+    metric = exact_match.Metric()
+    metric.update(sample, Prediction(text=given))
+    assert metric.compute()["exact_match"] == float(right)
+
+
 def test_merge_refuses_another_metric():
     with pytest.raises(EvalError, match="cannot merge"):
         rec_accuracy.Metric().merge(exact_match.Metric())

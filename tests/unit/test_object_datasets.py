@@ -68,6 +68,14 @@ def test_lvis_absent_are_the_verified_classes_only(tmp_path: Path) -> None:
     assert _load("lvis", tmp_path, classes=["apple"])[2].absent == ("apple",)
 
 
+def test_lvis_says_what_is_marked_in_part_and_how_frequent_classes_are(tmp_path: Path) -> None:
+    samples = _load("lvis", tmp_path)
+    assert [s.partial for s in samples] == [("apple",), (), ()]
+    assert dict(samples[0].groups) == {"apple": "f", "wine_bucket": "c", "bow_(weapon)": "r"}
+    assert samples[0].groups is samples[1].groups  # a thousand names, held once
+    assert _load("lvis", tmp_path, classes=["wine_bucket"])[0].partial == ()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -142,6 +150,7 @@ def test_lvis_real_sample(tmp_path: Path) -> None:
         assert [samples.classes[k] for k in _truth(sample).labels.tolist()] == [by_id[a["category_id"]] for a in found]
         unsure = set(row["not_exhaustive_category_ids"]) | {a["category_id"] for a in found}
         assert sample.absent == tuple(by_id[k] for k in row["neg_category_ids"] if k not in unsure)
+        assert sample.partial == tuple(by_id[k] for k in row["not_exhaustive_category_ids"])
         for bitmap, row in zip(_bitmaps(sample), found, strict=True):
             np.testing.assert_array_equal(bitmap, theirs.annToMask(row))
 
@@ -158,7 +167,7 @@ def test_objects365(tmp_path: Path) -> None:
     assert crowd is not None and crowd.tolist() == [False, True]
     assert _truth(samples[1]).boxes.tolist() == [[50.5, 0, 60, 20.5]]  # clipped
     assert samples[1].image == tmp_path / "val" / "patch16" / "objects365_v2_00908727.jpg"
-    assert samples[0].absent is None  # exhaustive
+    assert samples[0].absent is None and not samples[0].partial and not samples[0].groups  # exhaustive
 
 
 def test_objects365_has_no_masks(tmp_path: Path) -> None:

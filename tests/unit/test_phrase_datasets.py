@@ -65,7 +65,7 @@ def test_workers_get_no_copy_and_ids_stay_on_disk(tmp_path: Path) -> None:
             "datasets/grefcoco.no_target: no such choice .got 'skip'.; known: drop, keep",
         ),
         (reason_seg, {"sentences": "last"}, "datasets/reason_seg.sentences: no such choice .got 'last'"),
-        (reason_seg, {"which": "shor"}, "datasets/reason_seg.which: no such choice .got 'shor'.; did you mean 'short'"),
+        (grefcoco, {"boxes": "all"}, "datasets/grefcoco.boxes: no such choice .got 'all'"),
         (flickr30k_entities, {"boxes": "all"}, "datasets/flickr30k_entities.boxes: no such choice .got 'all'"),
     ],
 )
@@ -90,6 +90,18 @@ def test_several_targets_are_one_object(tmp_path: Path) -> None:
     assert _truth(samples, 0).boxes.tolist() == [[5, 6, 50, 30]]
     np.testing.assert_array_equal(_mask(samples, 2), rectangle(5, 6, 15, 18))  # without the crowd
     assert _truth(_gref(tmp_path, "rec"), 0).boxes.tolist() == [[5, 6, 50, 30]]
+
+
+def test_a_box_for_each_target(tmp_path: Path) -> None:
+    """As GREC scores them; the mask stays one."""
+    each = _gref(tmp_path, "rec", boxes="each", no_target="keep")
+    joined = _gref(tmp_path, "rec", no_target="keep")
+    assert [len(_truth(each, n).boxes) for n in range(len(each))] == [2, 0, 0, 1, 1]
+    assert [len(_truth(joined, n).boxes) for n in range(len(each))] == [1, 0, 0, 1, 1]
+    # annotations 101 and 102: the second has two pieces, and a box around both
+    assert _truth(each, 0).boxes.tolist() == [[5, 6, 15, 18], [20, 10, 50, 30]]
+    masked = _gref(tmp_path, "res", boxes="each")
+    assert len(_truth(masked, 0).boxes) == len(_truth(masked, 0).masks or ()) == 1
 
 
 def test_sentences_without_target(tmp_path: Path) -> None:

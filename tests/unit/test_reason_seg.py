@@ -141,17 +141,27 @@ def test_of_equal_polygons_the_first_is_on_top(tmp_path: Path) -> None:
         hidden[0]
 
 
-def test_sentences_and_which(tmp_path: Path) -> None:
-    root, split, _ = make("reason_seg", tmp_path)
+def test_sentences_and_their_lengths(tmp_path: Path) -> None:
+    root, _, _ = make("reason_seg", tmp_path)
     counts = {}
     for sentences in ("first", "all"):
-        for which in ("all", "short", "long"):
-            samples = reason_seg.load(root, split, task="res", sentences=sentences, which=which)  # type: ignore[arg-type]
-            counts[sentences, which] = (len(samples), dict(samples.dropped))
+        for split in ("val", "val_short", "val_long"):
+            samples = reason_seg.load(root, split, task="res", sentences=sentences)  # type: ignore[arg-type]
+            counts[sentences, split] = (len(samples), dict(samples.dropped))
     assert counts == {
-        ("first", "all"): (2, {}), ("first", "short"): (1, {"long": 1}), ("first", "long"): (1, {"short": 1}),
-        ("all", "all"): (3, {}), ("all", "short"): (1, {"long": 2}), ("all", "long"): (2, {"short": 1}),
+        ("first", "val"): (2, {}), ("first", "val_short"): (1, {"long": 1}), ("first", "val_long"): (1, {"short": 1}),
+        ("all", "val"): (3, {}), ("all", "val_short"): (1, {"long": 2}), ("all", "val_long"): (2, {"short": 1}),
     }  # fmt: skip
+    assert reason_seg.load(root, "val_short", task="res")[0].text == "something to sit on"
+    ignored = _truth(reason_seg.load(root, "train_short", task="res"), 0).ignore
+    assert ignored is None  # background in training, whatever the length
+
+
+def test_lengths_are_two(tmp_path: Path) -> None:
+    root, _, _ = make("reason_seg", tmp_path)
+    for split in ("val_medium", "_short", "val_short_long"):
+        with pytest.raises(DataError, match=f"no such folder .got split '{split}'"):
+            reason_seg.load(root, split, task="res")
 
 
 def test_windows_1252_and_rotated_photographs(tmp_path: Path) -> None:
@@ -223,3 +233,29 @@ def test_real_annotations(tmp_path: Path, split: str, texts: int, pixels: int, i
     assert (0 if truth.ignore is None else int(masks.area([truth.ignore])[0])) == ignored
     flags = [s for s in data["shapes"] if s["label"] == "flag"]
     assert len(flags) == (3 if split == "val" else 0) or all(len(s["points"]) == 2 for s in flags)
+
+
+def test_explanations(tmp_path: Path) -> None:
+    """Only images that are explained, in the words of the file; the question stays the annotation's."""
+    root, _, options = make("reason_seg", tmp_path)
+    rows = [{"query": "?", "outputs": " One drinks\nfrom a cup. ", "image": "cup.jpg", "json": "cup.json"}]
+    write_json(tmp_path / "explanatory" / "train.json", rows)
+    samples = reason_seg.load(root, "train", task="res", explanations="explanatory/train.json", **options)
+    assert [s.text for s in samples] == ["What is it that one drinks from?", "From what would one drink?"]
+    assert {_truth(samples, n).text for n in (0, 1)} == {"One drinks from a cup."}
+    assert samples.dropped == {"not explained": 1}
+    assert _truth(reason_seg.load(root, "train", task="res", **options), 0).text == ""
+    write_json(tmp_path / "explanatory" / "train.json", [{"image": "cup.jpg"}])
+    with pytest.raises(DataError, match="train.json: row 0: 'outputs' is not a text .got None"):
+        reason_seg.load(root, "train", task="res", explanations="explanatory/train.json")
+    with pytest.raises(DataError, match="absent.json: no such annotation file"):
+        reason_seg.load(root, "train", task="res", explanations="absent.json")
+
+
+@real
+def test_real_explanations() -> None:
+    file = REAL / "explanatory" / "train.json"
+    found = reason_seg._explained(file)
+    assert len(found) == 3 == len(json.loads(file.read_text()))
+    assert all(name.endswith(".jpg") for name in found)
+    assert found["10619389843_339d3c9434_o.jpg"].startswith("When eating a bowl of soup, a spoon would most likely")

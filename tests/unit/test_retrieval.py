@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ufo_tune.core.retrieval import depth_from_logits, mask_logits, slot_queries
+from ufo_tune.core.retrieval import depth_from_logits, mask_logits, normals_from_logits, slot_queries
 from ufo_tune.errors import ModelError
 
 QUERIES = torch.arange(16.0).reshape(1, 16, 1)  # token k says k
@@ -108,3 +108,8 @@ def test_slot_queries_of_nothing(shape):
 def test_depth():
     logits = torch.tensor([[-100.0, 0.0, 100.0, math.log(3)]])
     assert torch.allclose(depth_from_logits(logits, (2.0, 10.0)), torch.tensor([[2.0, 6.0, 10.0, 8.0]]))
+
+
+def test_normals_have_components_of_both_signs():
+    logits = torch.tensor([-math.inf, -math.log(3), 0.0, math.log(3), math.inf])  # sigmoid 0, 1/4, 1/2, 3/4, 1
+    assert torch.allclose(normals_from_logits(logits), torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]))

@@ -154,6 +154,17 @@ def test_answers_of_a_class_add_up():
     np.testing.assert_array_equal(found.label_map, np.where(left > 0, 0, 2))
 
 
+def test_the_mean_counts_every_class_once():
+    """Three cups of .2 (sigmoid -1.39) add up to .6 and beat one cat of .5, which is more than any and their mean."""
+    logits = [np.full(CELLS, math.log(p / (1 - p))) for p in (0.2, 0.2, 0.2, 0.5)]
+    generation = _generation(["cup,<MASK>"] * 3 + ["cat,<MASK>"], [1.0] * 4, logits)
+    sample = _sample(np.zeros(CELLS))
+    assert (task.decode(generation, sample, CODEC, fuse="sum").label_map == 0).all()
+    assert (task.decode(generation, sample, CODEC, fuse="mean").label_map == 2).all()
+    with pytest.raises(ConfigError, match=r"fuse is unknown \(got 'max'\); give sum or mean"):
+        task.decode(generation, sample, CODEC, fuse="max")
+
+
 def test_a_few_masks_at_a_time(monkeypatch):
     rng = np.random.default_rng(0)
     texts = [f"{CLASSES[i % 3]},<MASK>" for i in range(9)]

@@ -67,6 +67,18 @@ def test_template_without_answers(write):
         template.answer(None, box="b")
 
 
+def test_wordings_with_text_are_for_samples_that_have_some(write):
+    answers = '["{box} {text}", "{box}", "It is {box}: {text}"]'
+    template = templates.load(write(TEMPLATE.replace('["It is {box}.", "{box}"]', answers)))
+    rng = np.random.default_rng(0)
+    assert {template.answer(rng, box="B") for _ in range(50)} == {"B"} == {template.answer(None, box="B")}
+    assert {template.answer(rng, box="B", text="t") for _ in range(50)} == {"B t", "B", "It is B: t"}
+    only = templates.load(write(TEMPLATE.replace('["It is {box}.", "{box}"]', '["{box} {text}"]')))
+    with pytest.raises(ConfigError, match=r"needs \['text'\] \(got \['box'\]\)"):
+        only.answer(rng, box="B")
+    assert only.answers_in("text") and not only.answers_in("mask") and not only.no_target
+
+
 def test_asks(write):
     template = templates.load(write(TEMPLATE))
     assert template.asks("phrase") and not template.asks("range") and not template.asks("box")
@@ -85,7 +97,8 @@ def test_shipped_wordings(name):
     assert len(fields) == 1
     assert template.eval_question in template.questions, "evaluation asks what training has seen"
     assert template.description and template.source
-    first = template.task == "vqa" or name.startswith("scenes_")
+    talk = template.task in ("vqa", "caption", "conversation") and name != "ufo_caption"
+    first = talk or name.startswith("scenes_") or name == "drive"
     assert (template.image_position == "before") == first
 
 

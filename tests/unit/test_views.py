@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ufo_tune import _torchvision
 from ufo_tune.core import views
 from ufo_tune.core.types import View
 from ufo_tune.errors import ModelError
@@ -60,6 +61,7 @@ def test_cells_found_while_generating_can_index_states_that_train():
 
 @pytest.mark.parametrize("most", [1, 6, 12])
 def test_tiling_is_that_of_hugging_face(most):
+    _torchvision.available()  # transformers imports it
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
     for size in ((448, 448), (896, 896), (1344, 1344), (480, 640), (1080, 1920), (100, 3000), (997, 613), (60, 60)):

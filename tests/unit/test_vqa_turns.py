@@ -61,8 +61,8 @@ def test_turns_that_cannot_be_said(turn: tuple[str, str], message: str) -> None:
             encode(VQA, _chat().with_(history=(HISTORY[0], turn)), CODEC, seed)
 
 
-def test_a_template_with_its_own_question_has_no_history() -> None:
-    with pytest.raises(ConfigError, match="template caption asks its own question .got 2 earlier turns"):
+def test_a_template_with_its_own_question_is_for_another_task() -> None:
+    with pytest.raises(ConfigError, match="template caption: asks its own question .got 'Describe the image"):
         encode(VQA, _chat(), CODEC, 0, "caption")
 
 

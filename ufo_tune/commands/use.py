@@ -12,15 +12,48 @@ from ufo_tune.errors import ConfigError
 
 
 def evaluate(args: Namespace) -> None:
-    """Score a checkpoint on protocols."""
-    if args.limit < 0:
-        raise ConfigError(f"eval: --limit must not be negative (got {args.limit}); 0 means all")
+    """Score a checkpoint on protocols, or compare two scores."""
+    for name in ("limit", "resamples"):
+        if getattr(args, name) < 0:
+            raise ConfigError(f"eval: --{name} must not be negative (got {getattr(args, name)}); 0 means all")
+    if args.compare:
+        _compare(args)
+        return
+    if args.checkpoint is None or not args.suite:
+        raise ConfigError("eval: needs a checkpoint and --suite NAME, or --compare A B; see ufo-tune eval --help")
     from ufo_tune.engine.evaluate import evaluate_checkpoint
 
     out = args.out or args.checkpoint / "eval"
-    result = evaluate_checkpoint(args.checkpoint, args.suite, limit=args.limit, out=out, progress=not args.json)
+    evaluate_checkpoint(args.checkpoint, args.suite, limit=args.limit, out=out, progress=not args.json)
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(result, indent=2) if args.json else "\n".join([*_lines(result), f"files: {out}"]))
+        text = (out / "metrics.json").read_text(encoding="utf-8")
+        document = json.loads(text)
+        lines = [*_lines(document["protocols"]), *_sanity(document["sanity"])]
+        lines += [f"weights: {document['weights']}", f"report: {out / 'report.html'}"]
+        print(text.rstrip() if args.json else "\n".join(lines))
+
+
+def _compare(args: Namespace) -> None:
+    if args.checkpoint is not None or args.suite:
+        raise ConfigError("eval: --compare takes two evaluated folders and neither a checkpoint nor --suite")
+    from ufo_tune.engine.compare import compare, to_json
+    from ufo_tune.engine.compare_report import rows, write_comparison
+
+    a, b = args.compare
+    differences = compare(a, b, resamples=args.resamples, progress=not args.json)
+    if args.out:
+        write_comparison(differences, a, b, args.out)
+    if args.json:
+        print(json.dumps(to_json(differences), indent=2))
+        return
+    for row in rows(differences):
+        print(
+            f"{row['protocol']} {row['split']}  {row['value']}  A {row['A']:.4f}  B {row['B']:.4f}  "
+            f"B - A {row['B - A']}  95 % [{row['95 % interval']}]  {row['']}  "
+            f"(B not above A in {row['B not above A']} of {row['resamples']} resamples; n {row['n']})"
+        )
+    if args.out:
+        print(f"page: {args.out / 'compare.html'}")
 
 
 def predict(args: Namespace) -> None:
@@ -37,6 +70,7 @@ def predict(args: Namespace) -> None:
         args.task,
         text=args.text,
         classes=names(args.classes),
+        tile=args.tile,
         out=args.out,
         progress=not args.json,
     )
@@ -61,3 +95,13 @@ def _lines(result: Any, path: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += _lines(value, f"{path} {key}".strip())
     return lines
+
+
+def _sanity(sanity: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
+    """One line for each thing that was looked at, the suspicious ones marked."""
+    return [
+        f"{name} {split}  {'WARNING' if line['warning'] else 'ok':7}  {line['name']}: {line['says']}"
+        for name, splits in sanity.items()
+        for split, lines in splits.items()
+        for line in lines
+    ]

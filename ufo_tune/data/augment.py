@@ -4,7 +4,7 @@
 
 What may move follows from the sample, not from its task's name:
 
-* answered in free text (no boxes): nothing moves, no colour changes; the truth cannot be moved with it;
+* answered in free text: nothing moves, no colour changes; the truth cannot be moved with it;
 * a phrase or question with boxes: its boxes stay whole; a crop that cannot keep them is not made;
 * otherwise (grids): objects that a crop cuts off are dropped, box, mask and label together.
 
@@ -98,7 +98,7 @@ class Augment:
         """
         flip, crop, jitter = rng.random(3) < (self.flip, self.crop, self.jitter)
         place, colours = rng.random(4), rng.random(4)
-        if not (flip or crop or jitter) or sample.targets is None or _free_text(sample):
+        if not (flip or crop or jitter) or sample.targets is None or free_text(sample):
             return image, sample
         words = " ".join((sample.text, sample.targets.text, *sample.classes))
         pixels = torch.tensor(image).permute(2, 0, 1)  # [3, H, W]
@@ -151,6 +151,8 @@ class _Scene:
 
     def flip(self) -> None:
         self._move(self._do.horizontal_flip)
+        if (normals := self.targets.normals) is not None:  # what faced left faces right
+            self.targets = replace(self.targets, normals=normals * np.array([-1, 1, 1], normals.dtype))
 
     def crop(self, top: int, left: int, height: int, width: int, whole: bool) -> None:
         """Cut a window out; objects that leave it are dropped unless ``whole`` says that none does."""
@@ -166,7 +168,7 @@ class _Scene:
             keep = masks_.area(self.targets.masks) > 0
         else:
             keep = ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= MIN_SIDE) | ~cut
-        self.targets = _select(replace(self.targets, boxes=boxes), keep)
+        self.targets = select(replace(self.targets, boxes=boxes), keep)
 
     def recolour(self, factors: tuple[float, float, float, float]) -> None:
         brightness, contrast, saturation, hue = factors
@@ -183,6 +185,11 @@ class _Scene:
         def array(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else self._pixels(move, values)
 
+        def vectors(values: np.ndarray | None) -> np.ndarray | None:
+            if values is None:
+                return None
+            return np.moveaxis(self._pixels(move, np.moveaxis(values, -1, 0)), 0, -1)  # [H, W, 3]
+
         def runs(rles: tuple[Rle, ...] | None) -> tuple[Rle, ...] | None:
             return masks_.encode_many(self._pixels(move, masks_.decode_many(rles))) if rles else rles
 
@@ -194,6 +201,7 @@ class _Scene:
             ignore=ignore[0] if ignore else None,
             label_map=array(old.label_map),
             depth=array(old.depth),
+            normals=vectors(old.normals),
         )
 
     def _pixels(self, move: Any, values: np.ndarray) -> np.ndarray:
@@ -202,7 +210,7 @@ class _Scene:
         return moved
 
 
-def _select(targets: Targets, keep: Tensor) -> Targets:
+def select(targets: Targets, keep: Tensor) -> Targets:
     """The objects where ``keep`` [N] is true."""
     masks = targets.masks
     if masks is not None:
@@ -219,10 +227,11 @@ def _bounds(targets: Targets) -> Tensor:
     return torch.cat([targets.boxes, masks_.boxes_of(targets.masks)[drawn]])  # [N + drawn, 4]
 
 
-def _free_text(sample: Sample) -> bool:
+def free_text(sample: Sample) -> bool:
+    """Whether a sample with targets is answered in words, which cannot be moved with the picture."""
     targets = sample.targets
     assert targets is not None
-    return bool(sample.text or targets.text) and not len(targets.boxes)
+    return bool(targets.text or sample.history) or (bool(sample.text) and not len(targets.boxes))
 
 
 def _require(holds: bool, name: str, value: Any, right: str) -> None:

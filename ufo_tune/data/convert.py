@@ -5,7 +5,8 @@
 What is written is read back by ``jsonl`` as the same boxes, masks (as run lengths), classes and words. Paths of images
 are relative to the new file's folder where they lie below it, else absolute. Samples of one image share a row where
 the task is about one object (rec, res). Pixels that were only in memory become PNG files in ``<name>_images``, and a
-long list of classes that samples share becomes ``<name>_classes.txt``. Everything appears at the end or not at all.
+long list of classes that samples share becomes ``<name>_classes.txt``; depth maps become metres in ``<name>_depths``.
+Everything appears at the end or not at all.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from PIL import Image as pil
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ufo_tune.core import masks
+from ufo_tune.core import masks, placeholders
 from ufo_tune.core.types import Rle, Sample, Samples, Targets
 from ufo_tune.data.inspect import kind_of
-from ufo_tune.datasets.jsonl import PER_OBJECT, TASKS, read_row
+from ufo_tune.datasets.jsonl import IN_WORDS, PER_OBJECT, TASKS, read_row
 from ufo_tune.errors import ConfigError, DataError
 
 INLINE_CLASSES = 12
@@ -127,9 +128,10 @@ class _Writer:
     def __init__(self, out: Path, file: TextIO) -> None:
         self.out = out
         self.file = file
-        self.images, self.class_file = _beside(out)
+        self.images, self.depths, self.class_file = _beside(out)
         self.shared_classes: tuple[str, ...] = ()
         self.saved: dict[str, str] = {}  # image id -> path of the PNG, for pixels from memory
+        self.written = 0  # rows, which number the depth maps
 
     @classmethod
     @contextmanager
@@ -139,18 +141,20 @@ class _Writer:
         Raises:
             ConfigError: one of the files exists.
         """
-        made = (*_beside(out), out.with_name(f".{out.name}.part"))
-        for path in (out, *made[:2]):
+        images, depths, class_file = _beside(out)
+        part = out.with_name(f".{out.name}.part")
+        for path in (out, images, depths, class_file):
             if path.exists():
                 raise ConfigError(f"{path}: exists already (got it as a file to write); give another --out")
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with made[2].open("w", encoding="utf-8") as file:
+            with part.open("w", encoding="utf-8") as file:
                 yield cls(out, file)
-            made[2].replace(out)
+            part.replace(out)
         except BaseException:
-            shutil.rmtree(made[0], ignore_errors=True)
-            for path in made[1:]:
+            for folder in (images, depths):
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in (class_file, part):
                 path.unlink(missing_ok=True)
             raise
 
@@ -168,7 +172,10 @@ class _Writer:
         row: dict[str, Any] = {}
         if first.image is not None:
             row = {"image": self._image(first), "width": first.size[1], "height": first.size[0]}
-        row |= _words(first, first.targets) if first.task == "vqa" else self._objects(samples)
+        if first.task == "depth":
+            row |= {"depth": self._depth_path(first), "depth_scale": 1}
+        else:
+            row |= _words(first, first.targets) if first.task in IN_WORDS else self._objects(samples)
         try:
             found = read_row(json.dumps(row).encode(), _LINE, ())
         except DataError as error:
@@ -186,13 +193,22 @@ class _Writer:
             self.images.mkdir(exist_ok=True)
             self.saved[key] = f"{self.images.name}/{len(self.saved):06d}.png"
             pil.fromarray(first.image).save(self.out.parent / self.saved[key])
+        if first.targets is not None and first.targets.depth is not None:
+            self.depths.mkdir(exist_ok=True)
+            np.save(self.out.parent / self._depth_path(first), first.targets.depth)
         self.file.write(self.row(samples) + "\n")
+        self.written += 1
 
     def _image(self, sample: Sample) -> str:
         if isinstance(sample.image, np.ndarray):
             return self.saved.get(_image_key(sample), "not yet saved")
         path, folder = (Path(os.path.abspath(p)) for p in (str(sample.image), self.out.parent))
         return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+    def _depth_path(self, sample: Sample) -> str:
+        if sample.targets is None or sample.targets.depth is None:
+            raise DataError(f"{sample.source}: has no depth map to write (got targets without); use another dataset")
+        return f"{self.depths.name}/{self.written:06d}.npy"
 
     def _objects(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """``objects`` of a picture with all its samples, and what the picture's row says once."""
@@ -202,16 +218,18 @@ class _Writer:
         if first.task == "detection" and first.targets.masks is None:
             row["task"] = first.task  # else a picture without objects would serve instance segmentation too
         if first.task in PER_OBJECT:
-            refs = [_one_object(sample) for sample in samples]
+            refs = [_phrase(sample) for sample in samples]
         else:
             refs = [first.classes[k] for k in first.targets.labels.tolist()]
             row["classes"] = self._classes(first)
             if first.absent is not None:
                 row["absent"] = list(first.absent)
         truths = [sample.targets for sample in samples if sample.targets is not None]
-        row["objects"] = {"ref": refs, "bbox": [_numbers(box) for t in truths for box in t.boxes]}
+        # A phrase has its place in the lists, also where it names nothing.
+        none: list[Any] = [[]] if first.task in PER_OBJECT else []
+        row["objects"] = {"ref": refs, "bbox": [b for t in truths for b in [*map(_numbers, t.boxes)] or none]}
         if first.targets.masks is not None:
-            row["objects"]["masks"] = [_run_lengths(mask) for t in truths for mask in t.masks or ()]
+            row["objects"]["masks"] = [m for t in truths for m in [*map(_run_lengths, t.masks or ())] or none]
         if any(t.crowd is not None and bool(t.crowd.any()) for t in truths):
             row["objects"]["crowd"] = [bool(c) for t in truths if t.crowd is not None for c in t.crowd]
         if first.targets.ignore is not None and int(masks.area([first.targets.ignore])[0]):
@@ -229,9 +247,13 @@ class _Writer:
         return self.class_file.name if sample.classes == self.shared_classes else list(sample.classes)
 
 
-def _beside(out: Path) -> tuple[Path, Path]:
-    """The folder of images and the file of class names that belong to a JSONL file."""
-    return out.with_name(f"{out.stem}_images"), out.with_name(f"{out.stem}_classes.txt")
+def _beside(out: Path) -> tuple[Path, Path, Path]:
+    """The folders of images and depth maps and the file of class names that belong to a JSONL file."""
+    return (
+        out.with_name(f"{out.stem}_images"),
+        out.with_name(f"{out.stem}_depths"),
+        out.with_name(f"{out.stem}_classes.txt"),
+    )
 
 
 def _image_key(sample: Sample) -> str:
@@ -240,18 +262,29 @@ def _image_key(sample: Sample) -> str:
 
 def _words(sample: Sample, targets: Targets) -> dict[str, Any]:
     """A question and its answer; with earlier turns as messages; a caption where nothing is asked."""
+    said = [*sample.history, (sample.text, targets.text)]
+    kinds = [kind for turn in said for text in turn for kind in placeholders.found(text)]
+    row: dict[str, Any] = {}
+    if kinds or sample.task == "conversation":
+        row["task"] = sample.task  # else it would follow from whether the words point
     if sample.history:
-        said = [*sample.history, (sample.text, targets.text)]
         turns = [({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in said]
-        return {"messages": [message for turn in turns for message in turn]}
-    asked = {"question": sample.text} if sample.text else {}
-    return {**asked, "answer": list(targets.references) or targets.text}
+        row["messages"] = [message for turn in turns for message in turn]
+    else:
+        row |= {"question": sample.text} if sample.text else {}
+        row["answer"] = list(targets.references) or targets.text
+    if len(targets.boxes):
+        row["objects"] = {"bbox": [_numbers(box) for box in targets.boxes]}
+    if targets.masks and placeholders.MASK in kinds:
+        drawn = zip(kinds, targets.masks, strict=False)  # the reader counts them
+        row["objects"]["masks"] = [_run_lengths(m) if kind == placeholders.MASK else [] for kind, m in drawn]
+    return row
 
 
-def _one_object(sample: Sample) -> str:
+def _phrase(sample: Sample) -> str:
     count = 0 if sample.targets is None else len(sample.targets.boxes)
-    if count != 1:
-        raise DataError(f"{sample.source}: a phrase names one object (got {count}); such samples have no row yet")
+    if count > 1:
+        raise DataError(f"{sample.source}: a phrase has one object in a row (got {count}); such samples have no row")
     return sample.text
 
 

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ufo_tune.core import masks
-from ufo_tune.core.types import Rle, Sample, Samples, Targets
+from ufo_tune.core.types import Sample, Samples, Targets
 from ufo_tune.data.images import open_image, sample_image
 from ufo_tune.datasets import jsonl
 from ufo_tune.errors import ConfigError, DataError
-from ufo_tune.show import draw, palette, sheet
+from ufo_tune.show import draw, draw_truth, sheet
 
 COLUMNS = 4
 """Pictures in a row of a contact sheet."""
@@ -218,23 +217,13 @@ def _labels(targets: Targets) -> list[int]:
 
 
 def _drawn(sample: Sample) -> Any:
-    """One picture with its truth: boxes, masks, areas of a label map, or depth as colours."""
+    """One picture with its truth, or as it is where that is words."""
+    if (truth := draw_truth(sample, scale_to=_SIDE)) is not None:
+        return truth
     image = sample_image(sample)
     if image is None:  # text only
         image = np.full((_SIDE // 4, _SIDE, 3), 255, dtype=np.uint8)
-    targets = sample.targets
-    if targets is None:
-        return draw(image, scale_to=_SIDE)
-    if targets.depth is not None:
-        far = float(targets.depth.max()) or 1.0
-        return draw(palette.heat(targets.depth / far), scale_to=_SIDE)
-    boxes: torch.Tensor | None = targets.boxes
-    rles, labels = targets.masks, _labels(targets)
-    if targets.label_map is not None:
-        rles = masks.encode_many(targets.label_map == np.array(labels)[:, None, None])  # [N, H, W]
-        boxes = None
-    names = [sample.classes[k] for k in labels] if sample.classes else None
-    return draw(image, boxes, rles, names, scale_to=_SIDE)
+    return draw(image, scale_to=_SIDE)
 
 
 def _repeated(path: Path) -> Iterator[str]:
@@ -270,7 +259,7 @@ def _faults(sample: Sample, checked: dict[Path, str | None]) -> Iterator[str]:
     inside = ((targets.boxes[:, :2] >= 0) & (targets.boxes[:, 2:] <= corner)).all(1)  # [N]
     for box in targets.boxes[~inside].tolist():
         yield f"box is outside the image (got {box}, image {width}x{height}); give xyxy pixels of the original image"
-    for found, what in _sizes(targets.masks or (), targets.label_map, targets.depth):
+    for found, what in _sizes(targets):
         if found != tuple(sample.size):
             yield f"{what} is {found} but the image is {tuple(sample.size)}; check the annotation"
     count = len(sample.classes)
@@ -280,12 +269,11 @@ def _faults(sample: Sample, checked: dict[Path, str | None]) -> Iterator[str]:
         yield f"label is out of range (got {labels.tolist()} of {count} classes); check the class list"
 
 
-def _sizes(
-    rles: Sequence[Rle], label_map: np.ndarray | None, depth: np.ndarray | None
-) -> Iterator[tuple[tuple[int, ...], str]]:
+def _sizes(targets: Targets) -> Iterator[tuple[tuple[int, ...], str]]:
     """(H, W) of everything that must fit the image, and what it is."""
-    yield from ((tuple(rle["size"]), "mask") for rle in rles)
-    yield from ((a.shape, what) for a, what in ((label_map, "label map"), (depth, "depth")) if a is not None)
+    yield from ((tuple(rle["size"]), "mask") for rle in targets.masks or ())
+    maps = {"label map": targets.label_map, "depth": targets.depth, "map of normals": targets.normals}
+    yield from ((values.shape[:2], what) for what, values in maps.items() if values is not None)
 
 
 def _unreadable(image: Path, size: tuple[int, int]) -> str | None:

@@ -127,7 +127,7 @@ def _count(found: Stats, sample: Sample, targets: Targets) -> None:
     if targets.text:
         found.answer_words[len(targets.text.split())] += 1
     areas, labels = _areas(targets)
-    if sample.task != "vqa":
+    if areas or not targets.text:  # what is answered in words alone is about no objects
         found.objects[len(areas)] += 1
     pixels = max(1, sample.size[0] * sample.size[1])
     for area in areas:

@@ -48,7 +48,7 @@ def instances(places: Places) -> Read:
         if key not in things:
             raise DataError(f"{path}: {where}: its image is not listed (got image_id {key!r}); mend the file")
         things[key].append(_thing(row, names, row.get("segmentation"), f"{path}: ", where))
-    return tuple(names.values()), (_picture(row, things[key]) for key, row in sorted(shown.items()))
+    return Read(tuple(names.values()), (_picture(row, things[key]) for key, row in sorted(shown.items())))
 
 
 def panoptic(places: Places) -> Read:
@@ -73,7 +73,7 @@ def panoptic(places: Places) -> Read:
         ]
         pictures.append(_picture(shown[key], things, f"{path.stem}/{row['file_name']}"))
     countable = tuple(name for number, name in names.items() if number not in stuff)
-    return countable, sorted(pictures, key=lambda p: int(p.id))
+    return Read(countable, sorted(pictures, key=lambda p: int(p.id)))
 
 
 def yolo(places: Places) -> Read:
@@ -89,7 +89,7 @@ def yolo(places: Places) -> Read:
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []  # no file: no objects
         things = [_yolo_thing(t, names, size, f"{file}:{n}") for n, t in enumerate(lines, 1) if t.strip()]
         pictures.append(Picture(path.name, size, path.stem, tuple(things)))
-    return tuple(names.values()), pictures
+    return Read(tuple(names.values()), pictures)
 
 
 READERS: Mapping[str, Callable[[Places], Read]] = {"instances": instances, "panoptic": panoptic, "yolo": yolo}

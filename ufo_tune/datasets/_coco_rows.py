@@ -9,7 +9,7 @@ which nothing is in the image, or whose outline is so thin that it covers no pix
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class Style:
         name: the name to ask for, from a category's.
         keep: whether an annotation is wanted.
         federated: images list the classes looked for in vain (``neg_category_ids``) and those of which not every
-            object has an annotation (``not_exhaustive_category_ids``); nothing is known of all others.
+            object has an annotation (``not_exhaustive_category_ids``); nothing is known of all others. Categories may
+            say how frequent they are.
         measured: boxes and areas are taken from the masks, because the file's are not right.
     """
 
@@ -73,7 +74,9 @@ def read(path: Path, style: Style) -> Read:
     if len(lost):
         raise DataError(f"{path}: annotations of an image that is not listed (got image_id {lost[0]}); mend the file")
     names = _names(categories, style, path)
-    return tuple(names.values()), _read_pictures(images.read(ids), annotations.read(ids), names, style, path)
+    groups = {names[row["id"]]: str(row["frequency"]) for row in categories if style.federated and "frequency" in row}
+    pictures = _read_pictures(images.read(ids), annotations.read(ids), names, style, path)
+    return Read(tuple(names.values()), pictures, groups)
 
 
 def samples(
@@ -131,8 +134,8 @@ def _read_pictures(
         if file:
             kept = [_thing(row, names, size, style, path) for row in found if style.keep(row)]
             things = tuple(thing for thing in kept if thing is not None)
-            absent = _absent(image, things, names, where) if style.federated else None
-            yield Picture(file, size, str(image["id"]), things, absent=absent)
+            picture = Picture(file, size, str(image["id"]), things)
+            yield _federated(image, picture, names, where) if style.federated else picture
 
 
 def _thing(row: Row, names: dict[int, str], size: tuple[int, int], style: Style, path: Path) -> Thing | None:
@@ -157,14 +160,16 @@ def _thing(row: Row, names: dict[int, str], size: tuple[int, int], style: Style,
     return Thing(names[category], *found, segmentation, bool(row.get("iscrowd", 0)), name)
 
 
-def _absent(image: Row, things: tuple[Thing, ...], names: dict[int, str], where: str) -> tuple[str, ...]:
-    """Classes that are certainly not in the image, in the order of the file."""
-    unsure = {names.get(k) for k in image.get("not_exhaustive_category_ids", ())} | {t.category for t in things}
+def _federated(image: Row, picture: Picture, names: dict[int, str], where: str) -> Picture:
+    """The picture with the classes that are certainly not there, and those not all marked, in the order of the file."""
+    partial = tuple(names[key] for key in image.get("not_exhaustive_category_ids", ()) if key in names)
+    unsure = {*partial, *(thing.category for thing in picture.things)}
     found = json_rows.field(image, "neg_category_ids", where)
     for key in found:
         if key not in names:
             raise DataError(f"{where}: neg_category_ids: no such category (got {key!r}); the file lists {len(names)}")
-    return tuple(names[key] for key in found if names[key] not in unsure)
+    absent = tuple(names[key] for key in found if names[key] not in unsure)
+    return replace(picture, absent=absent, partial=partial)
 
 
 def _names(rows: list[Row], style: Style, path: Path) -> dict[int, str]:

@@ -10,18 +10,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ufo_tune.datasets import _jsonl_turns
 from ufo_tune.datasets import _readers as readers
+from ufo_tune.datasets._jsonl_turns import refuse_long
 from ufo_tune.errors import DataError
 from ufo_tune.plugins import did_you_mean
 
-TASKS = ("rec", "res", "detection", "instance_segmentation", "vqa")
+TASKS = ("rec", "res", "detection", "instance_segmentation", "vqa", "caption", "conversation", "depth")
 PER_OBJECT = ("rec", "res")
-"""Tasks with one sample per object; grids have one per image, questions one per row."""
-MAX_PHRASE, MAX_TEXT = 1_000, 50_000
-"""Letters of a phrase or class name, and of a question or answer: longer ones are files pasted in by mistake."""
+"""Tasks with one sample per object; grids have one per image, words one per row."""
+IN_WORDS = ("vqa", "caption", "conversation")
+"""Tasks answered in words."""
+MAX_PHRASE = 1_000
+"""Letters of a phrase or class name: longer ones are files pasted in by mistake."""
 _KEYS = (
     *("image", "images", "objects", "classes", "absent", "ignore"),
-    *("question", "answer", "messages", "task", "width", "height"),
+    *("question", "answer", "messages", "task", "width", "height", "depth", "depth_scale"),
 )
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id", "masks", "crowd")
 _BOX_TYPES = ("real", "norm1")
@@ -29,7 +33,10 @@ _BOX_TYPES = ("real", "norm1")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row, checked for everything that needs no image. Per-object fields share their length."""
+    """One row, checked for everything that needs no image.
+
+    Per-object fields share their length, but ``refs`` may be empty. A box or mask of ``[]`` is none.
+    """
 
     where: str
     images: tuple[str, ...]
@@ -49,16 +56,26 @@ class Row:
     references: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
     size: tuple[int, int] | None = None
+    depth: str = ""
+    depth_scale: float = 0.001
 
     def parts(self, task: str) -> int:
         """How many samples of a task this row gives."""
         if task in PER_OBJECT:
             return len(self.refs)
-        return 1 if task == "vqa" else len(self.images)
+        return 1 if task in IN_WORDS else len(self.images)
 
     def objects_of(self, image: int) -> list[int]:
         """Numbers of the objects in one image."""
         return [k for k, i in enumerate(self.image_of) if i == image]
+
+    def has_box(self, number: int) -> bool:
+        """Whether an object has a box of its own."""
+        return self.boxes is not None and self.boxes[number] != []
+
+    def has_mask(self, number: int) -> bool:
+        """Whether an object has a mask."""
+        return self.masks is not None and self.masks[number] != []
 
 
 def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
@@ -80,8 +97,15 @@ def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
         own = []
     elif own is not None:
         own = checked_classes(_texts(own, f"{where}: classes"), f"{where}: classes")
-    *history, (question, answers) = _said(data, where)
-    objects = _objects(data.get("objects"), where)
+    points = _jsonl_turns.points(data)
+    objects = _objects(data.get("objects"), where, points=points)
+    turns = _jsonl_turns.turns(data, where)
+    if points:
+        turns = _jsonl_turns.with_refs(turns, objects.get("refs", ()), where)
+        _jsonl_turns.check_places(turns, objects.get("boxes"), objects.get("masks"), where)
+        if len(objects.get("refs", ())) != len(objects.get("image_of", ())):
+            objects["refs"] = ()  # phrases of the words, not of one object each
+    *history, (question, answers) = turns
     images = _images(data, where)
     row = Row(
         where=where,
@@ -96,11 +120,12 @@ def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
         references=answers if isinstance(data.get("answer"), list) else (),
         history=tuple((asked, said[0]) for asked, said in history),
         size=_size(data, where),
+        **_depth(data, where, images),
         **objects,
     )
     if bad := [i for i in row.image_of if not 0 <= i < len(images)]:
         raise DataError(f"{where}: objects.image_id: no such image (got {bad[0]} of {len(images)}); count from 0")
-    return _with_tasks(row, data, "objects" in data)
+    return _with_tasks(row, data, points)
 
 
 def class_list(path: Path) -> tuple[str, ...]:
@@ -135,7 +160,7 @@ def checked_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     for name in names:
         if not name.strip() or "," in name:
             raise DataError(f"{where}: a class name is empty or holds a comma (got {name!r:.80}); rename the class")
-        _refuse_long(name, MAX_PHRASE, where)
+        refuse_long(name, MAX_PHRASE, where)
     stripped = [name.strip() for name in names]
     if len(set(stripped)) < len(stripped):
         twice = next(name for name in stripped if stripped.count(name) > 1)
@@ -166,36 +191,37 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     return data
 
 
-def _with_tasks(row: Row, data: Mapping[str, Any], has_objects: bool) -> Row:
+def _with_tasks(row: Row, data: Mapping[str, Any], points: bool) -> Row:
     """The row with the tasks it serves: the one it names, or those its content allows."""
     possible: list[str] = []
     if row.answer and len(row.images) <= 1:
-        possible.append("vqa")
+        possible += ["caption"] if not row.question else ["conversation"] if points else ["vqa", "conversation"]
     if row.refs:
         possible += ["rec", "res"] if row.masks is not None else ["rec"]
-    if (row.classes or row.classes_file) and (has_objects or "classes" in data):
+    if (row.classes or row.classes_file) and ({"objects", "classes"} & set(data)) and not points:
         possible.append("detection")
         if row.masks is not None or not row.refs:
             possible.append("instance_segmentation")
+    dense = ["depth"] if row.depth else []
     if "task" in data:
         if data["task"] not in TASKS:
             got = data["task"]
             raise DataError(f"{row.where}: task: no such task (got {got!r}); {did_you_mean(str(got), TASKS)}")
-        if data["task"] not in possible:
+        if data["task"] not in (*possible, *dense):
             raise DataError(
                 f"{row.where}: does not hold what task {data['task']} needs (got {', '.join(data)}); "
                 "see the table of datasets/jsonl"
             )
         tasks = [data["task"]]
-    elif "vqa" in possible:
-        tasks = ["vqa"]
+    elif possible and possible[0] in IN_WORDS and not points:
+        tasks = possible[:1] + dense
     else:
         grid = [t for t in possible if t not in PER_OBJECT]
-        tasks = grid or possible
+        tasks = (possible if points else grid or possible) + dense
     if not tasks:
         raise DataError(
             f"{row.where}: holds no task (got {', '.join(data) or 'an empty object'}); give objects with ref and bbox "
-            "or masks, or question and answer, with one image"
+            "or masks, question and answer, or depth, with one image"
         )
     if set(tasks) & set(PER_OBJECT):
         for number, text in enumerate(row.refs):
@@ -238,36 +264,16 @@ def mask_value(value: Any, where: str) -> Any:
     return value
 
 
-def _said(data: Mapping[str, Any], where: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Questions with their true answers, the last first asked about; one of nothing where the row has none."""
-    if "question" not in data and "answer" not in data:
-        if "messages" not in data or data.get("objects") or "classes" in data:  # there templates say the words
-            return [("", ())]
-        said = data["messages"] if isinstance(data["messages"], list) else []
-        turns = [m for m in said if isinstance(m, dict) and m.get("role") != "system"]
-        if not turns or [m.get("role") for m in turns] != ["user", "assistant"] * (len(turns) // 2):
-            raise DataError(f"{where}: messages: are not question, answer, ... (got {len(turns)} turns); mend them")
-        spoken = [_without_placeholder(m.get("content")) for m in turns]
-        texts = [_words(text, f"{where}: messages[{k}]") for k, text in enumerate(spoken)]
-        pairs = zip(texts[::2], texts[1::2], strict=True)
-        return [(question, (answer,)) for question, answer in pairs]
-    # A caption answers a question that the template asks.
-    question = _words(data["question"], f"{where}: question") if "question" in data else ""
-    answers = data.get("answer")
-    answers = answers if isinstance(answers, list) and answers else [answers]
-    return [(question, tuple(_words(answer, f"{where}: answer") for answer in answers))]
-
-
-def _without_placeholder(text: Any) -> Any:
-    """ms-swift marks the image's place in the question; here templates do."""
-    return text.replace("<image>", "").strip() if isinstance(text, str) else text
-
-
-def _words(text: Any, where: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where}: is empty (got {text!r:.80}); give words")
-    _refuse_long(text, MAX_TEXT, where)
-    return text
+def _depth(data: Mapping[str, Any], where: str, images: Sequence[str]) -> dict[str, Any]:
+    """The path of the depth map and its metres per unit, where the row has one."""
+    if "depth" not in data:
+        return {}
+    path, scale = data["depth"], data.get("depth_scale", 0.001)
+    if not isinstance(path, str) or not path or len(images) != 1:
+        raise DataError(f"{where}: depth: is no path, or not of one image (got {path!r:.80}, {len(images)} images)")
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+        raise DataError(f"{where}: depth_scale: is no scale (got {scale!r:.80}); give metres per unit of the file")
+    return {"depth": path, "depth_scale": float(scale)}
 
 
 def _size(data: Mapping[str, Any], where: str) -> tuple[int, int] | None:
@@ -279,8 +285,8 @@ def _size(data: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     return height, width
 
 
-def _objects(objects: Any, where: str) -> dict[str, Any]:
-    """The per-object fields of a row."""
+def _objects(objects: Any, where: str, *, points: bool) -> dict[str, Any]:
+    """The per-object fields of a row. Where its words point, objects need no phrase."""
     if objects is None or objects == {}:
         return {}
     if not isinstance(objects, dict):
@@ -291,18 +297,20 @@ def _objects(objects: Any, where: str) -> dict[str, Any]:
         if key not in _OBJECT_KEYS:
             raise DataError(f"{where}: objects: no such key (got {key!r}); {did_you_mean(key, _OBJECT_KEYS)}")
     refs = _texts(objects.get("ref", []), f"{where}: objects.ref")
+    boxes, masks = objects.get("bbox"), objects.get("masks")
+    places = boxes if boxes is not None else masks
+    each, number = ("place", len(places)) if points and isinstance(places, list) else ("ref", len(refs))
     for key in ("bbox", "masks", "image_id", "crowd"):
         values = objects.get(key)
-        if values is not None and (not isinstance(values, list) or len(values) != len(refs)):
+        if values is not None and (not isinstance(values, list) or len(values) != number):
             count = len(values) if isinstance(values, list) else repr(values)[:40]
-            raise DataError(f"{where}: objects.{key}: needs one per ref (got {count} for {len(refs)}); give as many")
-    boxes, masks = objects.get("bbox"), objects.get("masks")
+            raise DataError(f"{where}: objects.{key}: needs one per {each} (got {count} for {number}); give as many")
     if refs and boxes is None and masks is None:
         raise DataError(f"{where}: objects: have neither bbox nor masks (got {', '.join(objects)}); give one of them")
     kind = objects.get("bbox_type", "real")
     if kind not in _BOX_TYPES:
         raise DataError(f"{where}: objects.bbox_type: unknown (got {kind!r}); {did_you_mean(str(kind), _BOX_TYPES)}")
-    image_of, crowd = objects.get("image_id") or [0] * len(refs), objects.get("crowd") or ()
+    image_of, crowd = objects.get("image_id") or [0] * number, objects.get("crowd") or ()
     if not all(_whole(i) for i in image_of):
         raise DataError(f"{where}: objects.image_id: are not whole numbers (got {image_of!r:.80}); count from 0")
     if not all(c in (0, 1) for c in crowd):
@@ -321,16 +329,8 @@ def _texts(values: Any, where: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise DataError(f'{where}: is no list of texts (got {values!r:.80}); give ["..", ".."]')
     for value in values:
-        _refuse_long(value, MAX_PHRASE, where)
+        refuse_long(value, MAX_PHRASE, where)
     return tuple(values)
-
-
-def _refuse_long(text: str, most: int, where: str) -> None:
-    """Refuse what no tokenizer should see: too many letters, or one half of a letter that JSON writes as two."""
-    if len(text) > most:
-        raise DataError(f"{where}: is too long (got {len(text)} letters: {text!r:.40}...); give at most {most}")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise DataError(f"{where}: holds half a letter (got {text!a:.80}); write both halves, or save as UTF-8")
 
 
 def _whole(value: Any) -> TypeGuard[int]:

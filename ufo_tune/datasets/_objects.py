@@ -104,6 +104,8 @@ class Objects(Sequence[Sample]):
             source=source,
             image_id=picture.id,
             absent=None if absent is None else tuple(c for c in absent if c in numbers),
+            partial=tuple(c for c in picture.partial if c in numbers),
+            groups=self.pictures.groups,
         )
 
     def class_lists(self) -> tuple[np.ndarray, np.ndarray]:

@@ -95,7 +95,7 @@ def read(places: Places, *, masks: bool, depictions: bool, inside: bool, skip_mi
     absent = _Absent(labels, list(names), ids)
     sizes = _sizes(places.sizes, ids)
     classes = tuple(names.values())
-    return classes, _pictures(places.images, ids, classes, found, absent, sizes, skip_missing)
+    return Read(classes, _pictures(places.images, ids, classes, found, absent, sizes, skip_missing))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@
     samples[7].text, samples[7].targets.boxes
 
 A phrase may name several regions. They are united into one object, because both tasks are about exactly one: its mask
-is all their pixels, its box their bounds. ``make`` runs once per content of the sources. Boxes and masks are kept as
-the files have them and are understood on access, where a fault can name the sample; so is a phrase without words.
+is all their pixels, its box their bounds (``each`` keeps the boxes of ``rec`` apart). ``make`` runs once per content of
+the sources. Boxes and masks are kept as the files have them and are understood on access, where a fault can name the
+sample; so is a phrase without words.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Phrase:
     boxes: Sequence[Sequence[float]] = ()
     masks: Sequence[Any] = ()
     ignore: Rle | None = None  # pixels that are not scored
+    said: str = ""  # words that explain the regions
 
 
 Make = Callable[[Counter[str]], Iterable[Phrase]]
@@ -65,6 +67,7 @@ class Phrases(Sequence[Sample]):
     table: _table.Table
     images: Path
     masks: Path
+    each: bool = False
 
     @property
     def image_ids(self) -> Sequence[str]:
@@ -114,9 +117,9 @@ class Phrases(Sequence[Sample]):
         if self.task == "res" and len(parts) < len(boxes):
             raise DataError(f"{source}: a region has no mask (got {len(parts)} of {len(boxes)}); check the annotations")
         united = (masks.union(parts),) if parts else ()
-        if len(boxes):
+        if len(boxes) and not (self.each and self.task == "rec"):
             boxes = torch.cat([boxes[:, :2].amin(0), boxes[:, 2:].amax(0)])[None]  # [1, 4]
-        else:
+        elif not len(boxes):
             boxes = masks.boxes_of(united)
         ignore = json.loads(row["ignore"]) if row["ignore"] else None
         return Targets(
@@ -124,6 +127,7 @@ class Phrases(Sequence[Sample]):
             masks=united if self.task == "res" else None,
             labels=torch.zeros(len(boxes), dtype=torch.long),
             ignore=None if ignore is None else readers.mask(ignore, size, f"{source}: ignored region", self.masks),
+            text=row["said"],
         )
 
     def _mask(self, stored: bytes, size: tuple[int, int], source: str) -> Rle:
@@ -145,6 +149,7 @@ def read(
     code: Sequence[str | Path],
     mask_folder: Path | None = None,
     options: Mapping[str, Any] | None = None,
+    each: bool = False,
 ) -> Phrases:
     """The samples that ``make`` gives, from the cache where they have been read before.
 
@@ -157,6 +162,7 @@ def read(
         code: likewise.
         mask_folder: folder that mask files are below; default the images'.
         options: what else the rows depend on.
+        each: whether ``rec`` has a box for each region, instead of one around all.
 
     Raises:
         DataError: a source is missing, or ``make`` finds fault with it.
@@ -174,7 +180,7 @@ def read(
         code=[*code, __file__, readers.__file__],
         options={"name": name, **(options or {})},
     )
-    return Phrases(name, task, found, images, mask_folder or images)
+    return Phrases(name, task, found, images, mask_folder or images, each)
 
 
 def chosen(option: str, value: str, known: Iterable[str]) -> str:
@@ -255,6 +261,7 @@ def _record(phrase: Phrase) -> dict[str, Any]:
         "boxes": [v for box in phrase.boxes for v in box],
         "masks": [json.dumps(m).encode() for m in phrase.masks],
         "ignore": b"" if phrase.ignore is None else json.dumps(phrase.ignore).encode(),
+        "said": phrase.said,
     }
 
 
@@ -272,5 +279,6 @@ def _features() -> Features:
             "boxes": [Value("float64")],
             "masks": [Value("binary")],
             "ignore": Value("binary"),
+            "said": Value("string"),
         }
     )

@@ -13,7 +13,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Picture:
 
     ``file`` lies below the folder of images, ``ids`` (a PNG of segment ids, where masks are in one) below the folder
     of annotations. ``absent`` are class names that somebody looked for in vain; None: every class not here is absent.
+    ``partial`` are those of which not every object is here.
     """
 
     file: str
@@ -50,10 +52,15 @@ class Picture:
     things: tuple[Thing, ...]
     ids: str = ""
     absent: tuple[str, ...] | None = None
+    partial: tuple[str, ...] = ()
 
 
-Read = tuple[tuple[str, ...], Iterable[Picture]]
-"""Class names, and pictures in the order of their ids."""
+class Read(NamedTuple):
+    """Class names, pictures in the order of their ids, and the group of each class where the file sorts them."""
+
+    classes: tuple[str, ...]
+    pictures: Iterable[Picture]
+    groups: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,12 @@ class Pictures(Sequence[Picture]):
     def classes(self) -> tuple[str, ...]:
         """Names in the order of their ids."""
         return tuple(self.table.meta["classes"])
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """The group of each class by name; the same object every time, empty where there are none."""
+        found: Mapping[str, str] = self.table.meta["groups"]
+        return found
 
     def __len__(self) -> int:
         return len(self.table)
@@ -82,7 +95,8 @@ class Pictures(Sequence[Picture]):
         columns = zip(row["labels"], boxes, row["areas"], row["segmentations"], row["crowd"], row["names"], strict=True)
         things = tuple(Thing(names[k], box, area, json.loads(s), c, n) for k, box, area, s, c, n in columns)
         absent = tuple(names[k] for k in row["absent"]) if row["verified"] else None
-        return Picture(row["file"], (row["height"], row["width"]), row["id"], things, row["ids"], absent)
+        partial = tuple(names[k] for k in row["partial"])
+        return Picture(row["file"], (row["height"], row["width"]), row["id"], things, row["ids"], absent, partial)
 
     def strings(self, column: str) -> list[str]:
         """A column of texts, one per picture."""
@@ -116,11 +130,11 @@ def read(
     """
 
     def rows() -> _table.Made:
-        classes, pictures = make()
+        classes, pictures, groups = make()
         numbers = {c: i for i, c in enumerate(classes)}
         if len(numbers) != len(classes):
             raise DataError(f"{sources[0]}: class names are not unique (got {list(classes)!r:.200}); rename them")
-        return {"classes": list(classes)}, (_record(p, numbers) for p in pictures)
+        return {"classes": list(classes), "groups": dict(groups)}, (_record(p, numbers) for p in pictures)
 
     found = _table.table(name, rows, features=_features, sources=sources, code=[*code, __file__], options=options)
     return Pictures(found)
@@ -142,6 +156,7 @@ def _record(picture: Picture, numbers: Mapping[str, int]) -> dict[str, Any]:
         "names": [t.name for t in things],
         "absent": [numbers[c] for c in picture.absent or ()],
         "verified": picture.absent is not None,
+        "partial": [numbers[c] for c in picture.partial],
     }
 
 
@@ -163,5 +178,6 @@ def _features() -> Features:
             "names": [Value("string")],
             "absent": [Value("int32")],
             "verified": Value("bool"),
+            "partial": [Value("int32")],
         }
     )

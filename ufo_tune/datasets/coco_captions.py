@@ -1,7 +1,7 @@
-"""``coco_captions``: COCO's captions in Karpathy's split, for task ``vqa`` with a template that asks (``caption``).
+"""``coco_captions``: COCO's captions in Karpathy's split.
 
-    train = load("/data/coco", "train", task="vqa")  # a sample per caption
-    test = load("/data/coco", "test", task="vqa")    # a sample per image, ``targets.references`` its five captions
+    train = load("/data/coco", "train", task="caption")  # a sample per caption
+    test = load("/data/coco", "test", task="caption")    # a sample per image, ``targets.references`` its five captions
 
 Layouts below ``root`` (``annotations`` names another file; ``{split}`` is replaced)::
 
@@ -35,7 +35,7 @@ from ufo_tune.plugins import did_you_mean
 if TYPE_CHECKING:
     from datasets import Features
 
-TASKS = ("vqa",)
+TASKS = ("caption",)
 SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 """Ours, and the names that Karpathy's file has for them."""
 ANNOTATIONS = {"karpathy": "dataset_coco.json", "blip": "annotations/coco_karpathy_{split}.json"}
@@ -85,7 +85,7 @@ class Captions(Sequence[Sample]):
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
         targets = Targets(text=captions[0], references=tuple(captions))
-        return Sample(image, size, "vqa", targets=targets, source=source, image_id=row["id"])
+        return Sample(image, size, "caption", targets=targets, source=source, image_id=row["id"])
 
 
 def load(
@@ -103,7 +103,7 @@ def load(
     Args:
         root: folder that the annotation file and, unless ``image_root`` says otherwise, the images are below.
         split: ``train``, ``val`` or ``test``.
-        task: ``vqa``.
+        task: ``caption``.
         layout: which file; see the module.
         annotations: path of the file below ``root``.
         image_root: folder that ``train2014`` and ``val2014`` are below.

@@ -8,10 +8,10 @@ Expected below ``root``::
     grefcoco/grefs(unc).json  grefcoco/instances.json
     images/mscoco/images/train2014/COCO_train2014_*.jpg   or images/train2014, or train2014
 
-Several targets are one object: the mask is all their pixels and the box their bounds (the GREC benchmark asks for
-one box each, which task ``rec`` does not). Crowds among several targets are left out, as in the authors' reader.
-Sentences without target (``ann_id`` is ``[-1]``) are left out and counted, or kept as samples with zero objects:
-the tasks ``rec`` and ``res`` refuse those in training, metrics score any answer to them as wrong but an empty mask.
+Several targets are one object: the mask is all their pixels and the box their bounds. The GREC benchmark asks for one
+box each: ``boxes: each``, with the template ``grec``. Crowds among several targets are left out, as in the authors'
+reader. Sentences without target (``ann_id`` is ``[-1]``) are left out and counted, or kept as samples with zero objects
+(``no_target: keep``), which only templates that know them can train on: ``gres`` and ``grec``.
 
 The paper counts 278,232 sentences, 80,022 with several targets and 32,202 with none, on 19,994 images; splits are
 train, val, testA, testB (not every release has the test splits, and releases differ in counts).
@@ -40,6 +40,7 @@ def load(
     *,
     task: str,
     no_target: Literal["drop", "keep"] = "drop",
+    boxes: Literal["joined", "each"] = "joined",
     image_dir: str = "",
 ) -> Phrases:
     """One sample per sentence, in the order of the file.
@@ -49,6 +50,7 @@ def load(
         split: ``train``, ``val``, ``testA`` or ``testB``.
         task: one of ``TASKS``.
         no_target: what becomes of sentences that name nothing; ``Phrases.dropped`` counts those left out.
+        boxes: of several targets, for ``rec``: one around all, or one each.
         image_dir: folder of the images; default the first that exists of those above.
 
     Raises:
@@ -57,6 +59,7 @@ def load(
     """
     _phrases.chosen("grefcoco.task", task, TASKS)
     _phrases.chosen("grefcoco.no_target", no_target, ("drop", "keep"))
+    _phrases.chosen("grefcoco.boxes", boxes, ("joined", "each"))
     folder = Path(root)
     refs, instances = folder / "grefcoco" / "grefs(unc).json", folder / "grefcoco" / "instances.json"
     return _phrases.read(
@@ -67,4 +70,5 @@ def load(
         sources=[refs, instances],
         code=[__file__, *_refer.CODE],
         options={"no_target": no_target},
+        each=boxes == "each",
     )

@@ -1,4 +1,4 @@
-"""``hf``: any dataset of Hugging Face, saved on disk, as parquet files, or on the Hub, for detection and questions.
+"""``hf``: any dataset of Hugging Face, saved on disk, as parquet files, or on the Hub: objects, questions, captions.
 
     samples = load("my_data", "train", task="detection", bbox_format="xywh")
     samples = load("user/name", "train", task="vqa", columns={"question": "query", "answer": "label"})
@@ -19,7 +19,7 @@ image_id  image_id          samples of one image share it; may be missing
 boxes     objects.bbox      four numbers per object, as ``bbox_format`` says
 labels    objects.category  a class per object: a number that the dataset names (or ``classes`` does), or a name
 question  question          text
-answer    answer            text, or a list of texts that are all right
+answer    answer            text, or a list of texts that are all right; of captions too
 ========= ================= ====================================================================================
 
 Options: see ``load``. Licence: that of your data. Source: huggingface.co/docs/datasets, "Load", "Object detection".
@@ -47,7 +47,7 @@ from ufo_tune.plugins import did_you_mean
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TASKS = ("detection", "vqa")
+TASKS = ("detection", "vqa", "caption")
 COLUMNS = {
     "image": "image",
     "image_id": "image_id",
@@ -57,7 +57,11 @@ COLUMNS = {
     "answer": "answer",
 }
 """Where things are, unless ``columns`` says otherwise."""
-_NEEDED = {"detection": ("image", "boxes", "labels"), "vqa": ("image", "question", "answer")}
+_NEEDED = {
+    "detection": ("image", "boxes", "labels"),
+    "vqa": ("image", "question", "answer"),
+    "caption": ("image", "answer"),
+}
 _FORMATS = ("xyxy", "xywh", "normalised")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -111,7 +115,8 @@ class Rows(Sequence[Sample]):
             return Sample(image, size, self.task, classes=self.classes, targets=targets, **common)
         said = self._value(row, "answer", source)
         answers = tuple(_text(a, "answer", source) for a in (said if isinstance(said, list) and said else [said]))
-        question = _text(self._value(row, "question", source), "question", source)
+        asks = "question" in _NEEDED[self.task]
+        question = _text(self._value(row, "question", source), "question", source) if asks else ""
         return Sample(image, size, self.task, question, targets=Targets(text=answers[0], references=answers), **common)
 
     def _objects(self, row: dict[str, Any], size: tuple[int, int], source: str) -> Targets:

@@ -5,6 +5,7 @@
     {"image": "a.jpg", "objects": {"ref": ["the red cup"], "bbox": [[10, 20, 90, 80]]}}
     {"image": "a.jpg", "objects": {"ref": ["cup", "cup"], "bbox": [[..], [..]]}, "classes": ["cup", "plate"]}
     {"image": "a.jpg", "question": "How many cups are there?", "answer": "two"}
+    {"image": "a.jpg", "question": "Where is the cup?", "answer": "At <bbox>.", "objects": {"bbox": [[10, 20, 90, 80]]}}
 
 ===================  ===========================================================================================
 key                  means
@@ -12,26 +13,32 @@ key                  means
 image, or images     path below the folder (or absolute); ``images`` is a list, as ms-swift has it; a question and
                      answer may do without
 objects.ref          one text per object: its phrase, or its class where ``classes`` are given
-objects.bbox         one ``[x1, y1, x2, y2]`` per object; may be left out where there are masks
+objects.bbox         one ``[x1, y1, x2, y2]`` per object; may be left out where there are masks; ``[]`` is none, and a
+                     phrase without box and mask names nothing in the image
 objects.bbox_type    ``real`` (default): pixels of the original image as a viewer shows it; ``norm1``: 0 to 1
 objects.image_id     number of each object's image in ``images`` (default 0)
 objects.masks        one per object: COCO run lengths ``{"size": [H, W], "counts": ..}``, polygons
-                     ``[[x, y, x, y, ..], ..]`` in pixels, or the path of a PNG (not 0: inside)
+                     ``[[x, y, x, y, ..], ..]`` in pixels, or the path of a PNG (not 0: inside); ``[]`` is none
 objects.crowd        one true or false per object: a crowd, not counted by COCO AP
 classes              class names to ask for; ``ref`` then names classes (no ``objects``: an image without any).
                      A list, or the name of a file beside this one with one a line, which rows then share
 absent               those of the classes that were looked for in vain, where not all objects of all classes are
                      marked; left out: whatever has no object is absent
 ignore               a mask of pixels that are not scored, as one of ``objects.masks``
-question, answer     a question and its answer in words (a list: several true ones, the first is learnt; without a
-                     question: a caption); or ms-swift's ``messages``, whose last turn is asked after the others
+question, answer     a question and its answer in words (a list: several true ones; without a question: a caption);
+                     or ms-swift's ``messages``, whose last turn is asked after the others. ``<bbox>`` and, in
+                     answers, ``<mask>`` stand for the objects in their order, ``<ref-object>`` for ``objects.ref``
+depth, depth_scale   path of a 16-bit PNG, TIFF or PGM or an .npy [H, W], 0 where unknown, and metres per unit
+                     (default 0.001)
 task                 what the row is for; default: what it holds (below)
 width, height        size of the image, checked where given
 ===================  ===========================================================================================
 
-A row without ``task`` serves ``vqa`` if it has a question; ``detection`` (with masks also ``instance_segmentation``)
-if it has classes; else ``rec`` (with masks also ``res``), one sample per object. Rows that do not serve the task are
-passed over, so one file may hold several tasks. Other keys are ignored unless they look like a misspelt one.
+A row without ``task`` serves ``vqa`` if it has a question, ``caption`` if only an answer; ``detection`` (with masks
+also ``instance_segmentation``) if it has classes; else ``rec`` (with masks also ``res``), one sample per object. Words
+about one image that point by ``<bbox>`` or ``<mask>`` are a ``conversation``; where every object has its phrase the row
+serves ``rec`` and ``res`` too. With a depth map it serves ``depth`` as well. Rows that do not serve the task are passed
+over, so one file may hold several tasks. Other keys are ignored unless they look like a misspelt one.
 
 Lines are parsed once, for their shape, and a memory-mapped table keeps where they are; images and masks are read on
 access. ``ufo-tune data convert`` writes such a file from any other dataset, ``data validate`` lists all faults of one.
@@ -42,7 +49,7 @@ Source: swift.readthedocs.io, "Custom dataset", grounding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -53,9 +60,10 @@ import torch
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
 from ufo_tune.core.types import NO_SIZE, Rle, Sample, Targets
-from ufo_tune.datasets import _jsonl_rows, _table
+from ufo_tune.datasets import _jsonl_rows, _jsonl_turns, _table
 from ufo_tune.datasets import _readers as readers
-from ufo_tune.datasets._jsonl_rows import PER_OBJECT, TASKS, Row, class_list, mask_value, read_row
+from ufo_tune.datasets._depth_maps import Encoding, read_depth
+from ufo_tune.datasets._jsonl_rows import IN_WORDS, PER_OBJECT, TASKS, Row, class_list, mask_value, read_row
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.plugins import did_you_mean
 
@@ -137,11 +145,16 @@ class Jsonl(Sequence[Sample]):
             source=source,
             image_id=row.images[shown] if row.images else row.where,
         )
-        if self.task == "vqa":
-            targets = Targets(text=row.answer, references=row.references)
+        if self.task in IN_WORDS:
+            pointed = range(len(row.image_of) if self.task == "conversation" else 0)
+            targets = self._targets(row, pointed, (), sample.size)
+            targets = replace(targets, text=row.answer, references=row.references)
             return sample.with_(text=row.question, history=row.history, targets=targets)
         if self.task in PER_OBJECT:
-            return sample.with_(text=row.refs[part], targets=self._targets(row, [part], (), sample.size))
+            named = [part] if row.has_box(part) or row.has_mask(part) else []
+            return sample.with_(text=row.refs[part], targets=self._targets(row, named, (), sample.size))
+        if self.task == "depth":
+            return sample.with_(targets=Targets(depth=self._depth(row, sample.size)))
         classes = self._classes(row)
         targets = self._targets(row, row.objects_of(part), classes, sample.size)
         return sample.with_(classes=classes, targets=targets, absent=row.absent)
@@ -171,25 +184,37 @@ class Jsonl(Sequence[Sample]):
         return size
 
     def _targets(self, row: Row, numbers: Sequence[int], classes: tuple[str, ...], size: tuple[int, int]) -> Targets:
-        with_masks = self.task in ("res", "instance_segmentation")
-        masked = row.masks if row.masks is not None and (with_masks or row.boxes is None) else ()
-        rles = [self._mask(masked[k], f"{row.where}: object {k}", size) for k in numbers if masked]
+        talks = self.task in IN_WORDS
+        with_masks = row.masks is not None if talks else self.task in ("res", "instance_segmentation")
+        objects = [self._object(row, k, size, with_masks) for k in numbers]
         ignored = with_masks and row.ignore is not None
-        ignore = self._mask(row.ignore, f"{row.where}: ignore", size) if ignored else None
-        if row.boxes is None:
-            boxes = masks.boxes_of(rles)
-        else:
-            boxes = readers.boxes_tensor([_box(row, k, size) for k in numbers])
         labels = [0] * len(numbers)
-        if self.task not in PER_OBJECT:
+        if not talks and self.task not in PER_OBJECT:
             labels = [readers.class_number(row.refs[k], classes, f"{row.where}: object {k}") for k in numbers]
         return Targets(
-            boxes=boxes,
-            masks=tuple(rles) if with_masks else None,
+            boxes=readers.boxes_tensor([box for box, _ in objects]),
+            masks=tuple(rle for _, rle in objects if rle is not None) if with_masks else None,
             labels=torch.tensor(labels, dtype=torch.long),
             crowd=torch.tensor([row.crowd[k] for k in numbers], dtype=torch.bool) if row.crowd else None,
-            ignore=ignore,
+            ignore=self._mask(row.ignore, f"{row.where}: ignore", size) if ignored else None,
         )
+
+    def _object(self, row: Row, number: int, size: tuple[int, int], with_masks: bool) -> tuple[list[float], Rle | None]:
+        """Box and mask of one object; a mask's bounds where it has no box."""
+        rle = None
+        if self.task in IN_WORDS and with_masks and not row.has_mask(number):  # the words point at its box
+            rle = masks.encode(np.zeros(size, dtype=bool))
+        elif row.masks is not None and (with_masks or not row.has_box(number)):
+            rle = self._mask(row.masks[number], f"{row.where}: object {number}", size)
+        if row.has_box(number) or rle is None:
+            return _box(row, number, size), rle
+        return masks.boxes_of([rle])[0].tolist(), rle
+
+    def _depth(self, row: Row, size: tuple[int, int]) -> np.ndarray:
+        try:
+            return read_depth(self.images / row.depth, size, Encoding(scale=row.depth_scale))
+        except DataError as error:
+            raise DataError(f"{row.where}: {error}") from error
 
     def _mask(self, value: Any, where: str, size: tuple[int, int]) -> Rle:
         return readers.mask(mask_value(value, where), size, where, self.images)
@@ -249,7 +274,7 @@ def open_file(
         lambda: ({}, map(_indexed, _lines(path), repeat(names))),
         features=_features,
         sources=[path],
-        code=[__file__, _jsonl_rows.__file__],
+        code=[__file__, _jsonl_rows.__file__, _jsonl_turns.__file__],
         options={"classes": names},
     )
     ends = np.cumsum(table.column(task).to_numpy(), dtype=np.int64)

@@ -106,7 +106,7 @@ def _read(folder: Path, files: Sequence[Path], labels: Path | None, by_name: boo
     named = _names(labels) if labels else None
     pictures = [_picture(path, folder, named, by_name, ignore) for path in files]
     occurring = {thing.category for picture in pictures for thing in picture.things}
-    return (named if named is not None else tuple(sorted(occurring))), pictures
+    return Read(named if named is not None else tuple(sorted(occurring)), pictures)
 
 
 def _names(path: Path) -> tuple[str, ...]:

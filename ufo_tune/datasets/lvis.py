@@ -7,7 +7,8 @@
     <root>/train2017/000000391895.jpg           COCO's folders, below ``image_dir``; LVIS's val has images of both
 
 The annotation is federated: an image lists classes that somebody looked for in vain (``Sample.absent``), and nothing
-is known of the other classes without an object. A class of which not every object has an annotation is never absent.
+is known of the other classes without an object. A class of which not every object has an annotation is never absent
+(``Sample.partial``). ``Sample.groups`` says which classes are rare, common and frequent (r, c, f).
 Names are LVIS's, with '_' and parentheses (``bow_(weapon)``); none has a comma, which answers could not hold.
 
 Images: train 100,170, val 19,809 (1,270,141 and 244,707 objects). Annotations are CC BY 4.0, images have COCO's terms.

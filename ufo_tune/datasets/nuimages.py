@@ -133,7 +133,7 @@ def _tables(category: Path, sample: Path, sample_data: Path, object_ann: Path) -
             )
         if names[kind] is not None:
             objects.add(numbers[frame], begin, end)
-    return tuple(CLASSES), _frames(frames, objects, names, object_ann)
+    return Read(tuple(CLASSES), _frames(frames, objects, names, object_ann))
 
 
 def _frames(

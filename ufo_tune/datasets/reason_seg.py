@@ -1,6 +1,7 @@
 """``reason_seg``: ReasonSeg's implicit instructions and the masks that answer them.
 
     samples = load("/data/reason_seg/ReasonSeg", "val", task="res")                       # LISA's protocol
+    samples = load("/data/reason_seg/ReasonSeg", "test_long", task="res")                 # its long sentences
     samples = load("/data/reason_seg/ReasonSeg", "train", task="res", sentences="all")    # one sample a rephrasing
 
 Expected below ``root``: ``train/``, ``val/``, ``test/`` with ``<name>.jpg`` and ``<name>.json`` side by side (239, 200
@@ -12,11 +13,15 @@ are drawn first, so that every pixel is what the *smallest* polygon over it says
 polygons lose half a pixel around; on the chair of the published samples that is IoU 0.88.) What is left of ignored
 regions is ``Targets.ignore`` in val and test, where it is not scored, and background in train, as in LISA.
 
-LISA scores the first instruction of an image only (default ``first``); ``which`` takes the images with short phrases
-or long sentences, which papers report apart. Files are UTF-8 or, as some of the originals are, Windows-1252.
+LISA scores the first instruction of an image only (default ``first``). Papers report short phrases and long sentences
+apart: a split's name may end in ``_short`` or ``_long`` and has those images then. Files are UTF-8 or, as some of the
+originals are, Windows-1252.
+
+``explanatory/train.json`` is a list of ``{"image": file name, "outputs": words, ..}``: what the mask of a training
+image is, and why. The option ``explanations`` adds the words, for the template ``reason_seg_explained``.
 
 Licence: CC BY-NC 4.0. Source: Lai et al. 2024, LISA (arXiv 2308.00692); github.com/dvlab-research/LISA,
-``utils/data_processing.py``.
+``utils/data_processing.py``, ``utils/reason_seg_dataset.py``.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +38,7 @@ import numpy as np
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
 from ufo_tune.core.types import Rle
-from ufo_tune.datasets import _filled_polygon, _phrases
+from ufo_tune.datasets import _filled_polygon, _json_rows, _phrases
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets._phrases import Phrase, Phrases, field
 from ufo_tune.errors import DataError
@@ -42,6 +48,7 @@ __all__ = ["TASKS", "load"]
 TASKS = ("res",)
 _TARGET, _IGNORE = 1, 2
 _IMAGES = {".jpg", ".jpeg", ".png"}
+_LENGTHS = ("short", "long")
 
 
 def load(
@@ -50,17 +57,18 @@ def load(
     *,
     task: str,
     sentences: Literal["first", "all"] = "first",
-    which: Literal["all", "short", "long"] = "all",
+    explanations: str = "",
 ) -> Phrases:
     """One sample per image, or per instruction, in the order of file names.
 
     Args:
         root: folder of the splits' folders.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``; with ``_short`` or ``_long`` only the images whose instructions are
+            short phrases, or long sentences (``is_sentence``); ``Phrases.dropped`` counts the others' instructions.
         task: one of ``TASKS``.
         sentences: the first instruction of each image, or all.
-        which: all images, or those whose instructions are short phrases, or long sentences (``is_sentence``);
-            ``Phrases.dropped`` counts the others' instructions.
+        explanations: file below ``root`` that explains the masks in words (``explanatory/train.json``); only images
+            that it explains are there then, with ``Targets.text``, the others are counted as dropped.
 
     Raises:
         ConfigError: an unknown task or choice.
@@ -68,29 +76,45 @@ def load(
     """
     _phrases.chosen("reason_seg.task", task, TASKS)
     _phrases.chosen("reason_seg.sentences", sentences, ("first", "all"))
-    _phrases.chosen("reason_seg.which", which, ("all", "short", "long"))
-    folder = Path(root) / split
+    part, _, length = split.rpartition("_")
+    part, length = (part, length) if part and length in _LENGTHS else (split, "")
+    folder = Path(root) / part
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder (got split {split!r}); check root and split")
 
+    file = Path(root) / explanations
+
     def make(dropped: Counter[str]) -> Iterator[Phrase]:
+        explained = _explained(file) if explanations else {}
         for image in sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES):
-            found = list(_instructions(image, scored=split != "train"))[: 1 if sentences == "first" else None]
+            found = list(_instructions(image, scored=part != "train"))[: 1 if sentences == "first" else None]
             for is_sentence, phrase in found:
-                if which == "all" or is_sentence == (which == "long"):
-                    yield phrase
+                own = _LENGTHS[is_sentence]
+                if length not in ("", own):
+                    dropped[own] += 1
+                elif explanations and image.name not in explained:
+                    dropped["not explained"] += 1
                 else:
-                    dropped["short" if which == "long" else "long"] += 1
+                    yield replace(phrase, said=explained.get(image.name, ""))
 
     return _phrases.read(
         f"reason_seg/{split}",
         task,
         make,
         images=folder,
-        sources=[folder],
+        sources=[folder, file] if explanations else [folder],
         code=[__file__, _filled_polygon.__file__],
-        options={"sentences": sentences, "which": which},
+        options={"sentences": sentences, "length": length, "explanations": explanations},
     )
+
+
+def _explained(path: Path) -> dict[str, str]:
+    """The explanation of each image's mask, by the image's file name."""
+    found: dict[str, str] = {}
+    for number, (*_, row) in enumerate(_json_rows.rows(path)):
+        where = f"{path}: row {number}"
+        found[field(row, "image", str, where)] = " ".join(field(row, "outputs", str, where).split())
+    return found
 
 
 def _instructions(image: Path, *, scored: bool) -> Iterator[tuple[bool, Phrase]]:

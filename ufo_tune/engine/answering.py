@@ -8,14 +8,15 @@ Nothing is scored here: evaluation and prediction share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ufo_tune.config import DecodeSection
-from ufo_tune.core.types import Prediction, Sample, Samples
+from ufo_tune.config import DecodeSection, TilingSection
+from ufo_tune.core.types import Generation, Prediction, Sample, Samples
 from ufo_tune.data.collate import Collator
 from ufo_tune.engine.predictions import PredictionLog, from_row, to_row
 from ufo_tune.engine.sources import Asked
+from ufo_tune.engine.tiling import check_tiling, parts
 from ufo_tune.errors import EvalError
 
 Group = tuple[int, ...]
@@ -28,10 +29,15 @@ class Answering:
     Args:
         model: a ``GroundingModel``, on its device.
         asked: task, template and options.
-        decode: limits of generation, and how many rows make a batch.
+        decode: limits of generation, and how many rows (or tiles) make a batch.
+        tiling: how pictures are cut; None: they are seen whole.
+    Raises:
+        ConfigError: the task cannot join tiles.
     """
 
-    def __init__(self, model: Any, asked: Asked, decode: DecodeSection) -> None:
+    def __init__(self, model: Any, asked: Asked, decode: DecodeSection, tiling: TilingSection | None = None) -> None:
+        check_tiling(tiling, asked, "tiling")
+        self.tiling = tiling
         self.model = model
         self.asked = asked
         self.decode = decode
@@ -41,10 +47,10 @@ class Answering:
         self, samples: Samples, groups: Sequence[Group], log: PredictionLog | None = None
     ) -> Iterator[tuple[Sample, Prediction]]:
         """Every sample of the groups with its prediction; what ``log`` holds already is not asked again."""
-        done = {} if log is None else log.done
+        done: Mapping[str, dict[str, Any]] = {} if log is None else log.done
         for start in range(0, len(groups), self.decode.batch_size):
             rows = [tuple(samples[i] for i in group) for group in groups[start : start + self.decode.batch_size]]
-            yield from ((s, done[s.source]) for row in rows for s in row if s.source in done)
+            yield from ((s, from_row(done[s.source])) for row in rows for s in row if s.source in done)
             waiting = [left for row in rows if (left := tuple(s for s in row if s.source not in done))]
             for sample, written in self._answer(waiting) if waiting else ():
                 if log is not None:
@@ -54,21 +60,33 @@ class Answering:
 
     def _answer(self, rows: Sequence[tuple[Sample, ...]]) -> Iterator[tuple[Sample, dict[str, Any]]]:
         """One batch: each sample with its prediction as a JSON row."""
-        task, codec = self.asked.task, self.model.codec
+        task, codec, options = self.asked.task, self.model.codec, self.asked.decode_options
+        flat = [s for row in rows for s in row]
+        if self.tiling is not None:
+            for sample in flat:
+                tiles = parts(sample, self.tiling, lambda some: self._ask([(s,) for s in some]), self.decode.batch_size)
+                yield sample, to_row(sample, task.join(tiles, sample, codec, **options))
+            return
+        for sample, answer in zip(flat, self._ask(rows), strict=True):
+            if isinstance(answer, Prediction):  # a one-tower model understands itself
+                yield sample, to_row(sample, answer)
+            else:
+                yield sample, to_row(sample, task.decode(answer, sample, codec, **options), answer.texts, codec)
+
+    def _ask(self, rows: Sequence[tuple[Sample, ...]]) -> Sequence[Generation | Prediction]:
+        """One batch: what the model says to each sample, in row order."""
+        task, template = self.asked.task, self.asked.template
         flat = [s for row in rows for s in row]
         batch = self.collator.rows(rows, None)
         if batch is None:
             raise EvalError(f"{flat[0].source}: the collator dropped all of {len(rows)} rows; raise its max_length")
-        grammars = [task.grammar(s, codec, self.asked.template) if hasattr(task, "grammar") else None for s in flat]
-        answers = self.model.predict(batch.to(self.model.device), self.decode, grammars)
+        grammars = [task.grammar(s, self.model.codec, template) if hasattr(task, "grammar") else None for s in flat]
+        answers: Sequence[Generation | Prediction] = self.model.predict(
+            batch.to(self.model.device), self.decode, grammars
+        )
         if len(answers) != len(flat):
             raise EvalError(f"{flat[0].source}: {len(answers)} answers for {len(flat)} samples; mend model.predict")
-        for sample, answer in zip(flat, answers, strict=True):
-            if isinstance(answer, Prediction):  # a one-tower model understands itself
-                yield sample, to_row(sample, answer)
-            else:
-                understood = task.decode(answer, sample, codec, **self.asked.decode_options)
-                yield sample, to_row(sample, understood, answer.texts)
+        return answers
 
 
 def grouped(samples: Samples, limit: int = 0, pack: int = 1) -> list[Group]:

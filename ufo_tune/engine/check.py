@@ -27,6 +27,7 @@ from ufo_tune.data.open import find_dataset, open_dataset
 from ufo_tune.engine.load import EMBEDDED
 from ufo_tune.engine.sources import Asked, ask, dataset_task, open_entries, steps
 from ufo_tune.engine.suites import parse_suites
+from ufo_tune.engine.tiling import check_tiling
 from ufo_tune.engine.trainable import check_objectives
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.models import tiny
@@ -67,7 +68,7 @@ def resolve(recipe: Recipe) -> list[str]:
     options = tiny.split(model.options)[1] if model.base.startswith("tiny:") else model.options
     plugins.check_options(f"models/{model.family}", plugins.find("models", model.family).build, options)
     lines = [f"model: {model.family} from {model.base}; {codec.num_bins} bins, {codec.slot_tokens} slots"]
-    check_objectives(recipe.objectives)
+    check_objectives(recipe.objectives, (entry.task for entry in recipe.data.mixture))
     lines += [f"objective: {name} {given or ''}".rstrip() for name, given in recipe.objectives.items()]
     for name, given in recipe.tasks.items():
         ask(name, "", given)
@@ -79,7 +80,9 @@ def resolve(recipe: Recipe) -> list[str]:
     for name, protocol in _suites(recipe, keep_unset=True).items():
         metric = plugins.find("metrics", protocol.metric).Metric
         plugins.check_options(f"eval {name}: metric", metric, protocol.metric_options)
-        ask(protocol.task, protocol.template, protocol.task_options)
+        check_tiling(
+            protocol.tiling, ask(protocol.task, protocol.template, protocol.task_options), f"eval {name}: tiling"
+        )
         find_dataset(protocol.dataset, protocol.task, protocol.options)
     return lines
 
@@ -97,6 +100,7 @@ def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
     """
     plugins.check_options(f"{where}: metric", plugins.find("metrics", protocol.metric).Metric, protocol.metric_options)
     asked = ask(protocol.task, protocol.template, protocol.task_options)
+    check_tiling(protocol.tiling, asked, f"{where}: tiling")
     lines = []
     for split in protocol.splits:
         samples = open_dataset(protocol.dataset, protocol.root, split, protocol.task, protocol.options)
@@ -133,8 +137,8 @@ def _first(where: str, asked: Asked, samples: Samples, codec: Codec, rng: np.ran
 
 def _short(text: str, codec: Codec) -> str:
     """Runs of slot tokens as a count."""
-    token = re.escape(codec.mask_token)
-    return re.sub(f"({token}){{2,}}", lambda m: f"{codec.mask_token} x {len(m[0]) // len(codec.mask_token)}", text)
+    either = "|".join(re.escape(t) for t in (codec.mask_token, codec.depth_token))
+    return re.sub(rf"({either})\1+", lambda m: f"{m[1]} x {len(m[0]) // len(m[1])}", text)
 
 
 def _memory(recipe: Recipe, codec: Codec) -> list[str]:

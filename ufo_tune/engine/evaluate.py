@@ -3,7 +3,8 @@
     results = evaluate(model, Protocol.load("scenes_rec"), limit=100)   # {"test": {"Acc@0.5": ..., "n": ...}}
     results = evaluate_checkpoint("runs/x", "scenes_rec,scenes_res:test", out=Path("runs/x/eval"))
 
-Samples are split over processes without padding and metrics merge by sample, so 1 and N processes give equal numbers.
+Samples are split over processes without padding and metrics merge by sample, so 1 and N processes give equal numbers
+and equal files. Killed at any point, the same command goes on: no answer that was written is asked for again.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,22 @@ from tqdm.auto import tqdm
 
 from ufo_tune import __version__, plugins
 from ufo_tune.config import Protocol
-from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.core.types import Samples
 from ufo_tune.data.open import open_dataset
-from ufo_tune.engine import report
+from ufo_tune.engine import predictions, report
+from ufo_tune.engine.analysis import analyse
 from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.load import load
 from ufo_tune.engine.predictions import PredictionLog, claim, fingerprint
+from ufo_tune.engine.sanity import Line
 from ufo_tune.engine.sources import Asked, ask
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.errors import ConfigError, EvalError
 
 Results = dict[str, dict[str, float]]
 """Split -> metric -> value; always with ``n``, ``invalid`` and ``seconds`` (wall time of this run)."""
+Sanity = dict[str, list[Line]]
+"""Split -> what was looked at; empty where no files were asked for."""
 
 
 def evaluate(
@@ -55,27 +60,8 @@ def evaluate(
         DataError: the data cannot be read.
         EvalError: predictions cannot be scored, or ``out`` holds those of other weights or another protocol.
     """
-    # The wording the weights were trained with, unless the protocol fixes one.
-    template = protocol.template or getattr(model, "templates", {}).get(protocol.task, "")
-    asked = ask(protocol.task, template, protocol.task_options)
-    metric = plugins.find("metrics", protocol.metric).Metric
-    plugins.check_options(f"metrics/{protocol.metric}", metric, protocol.metric_options)
-    if protocol.pack > 1 and asked.template.image_position != "before":
-        raise ConfigError(
-            f"protocol: pack needs a template with image_position: before (got {asked.template.name}); set pack: 1"
-        )
-    state = _processes()
-    run = _Run(model, protocol, asked, state, fingerprint(model) if out else "", progress and state.is_main_process)
-    training = isinstance(model, nn.Module) and model.training
-    if training:
-        model.eval()
-    try:
-        results = {s: run.split(s, limit, out and out / s) for s in protocol.splits}
-    finally:
-        if training:
-            model.train()
-    if out is not None and state.is_main_process:
-        _write(out, run.origin() | {"protocol": protocol.model_dump(mode="json"), "limit": limit, "splits": results})
+    results, _ = _evaluate(model, protocol, limit, out, progress)
+    _release({out: protocol} if out else {})
     return results
 
 
@@ -99,14 +85,45 @@ def evaluate_checkpoint(
     protocols = parse_suites(suites)
     state = _processes()
     model = load(path).to(state.device)
-    results = {
-        name: evaluate(model, protocol, limit=limit, out=out and out / name, progress=progress)
-        for name, protocol in protocols.items()
-    }
+    results: dict[str, Results] = {}
+    sanity: dict[str, Sanity] = {}
+    for name, protocol in protocols.items():
+        results[name], sanity[name] = _evaluate(model, protocol, limit, out and out / name, progress)
     if out is not None and state.is_main_process:
-        _write(out, {"checkpoint": str(path), "limit": limit, "protocols": results})
+        origin = {"checkpoint": str(path), "weights": fingerprint(model), "limit": limit}
+        _write(out, origin | {"protocols": results, "sanity": _plain(sanity)})
         report.write_evaluation(out, str(path), {n: out / n for n in protocols})
+    # Only now: killed in the last protocol, it must not ask the first one again.
+    _release({out / n: p for n, p in protocols.items()} if out else {})
     return results
+
+
+def _evaluate(model: Any, protocol: Protocol, limit: int, out: Path | None, progress: bool) -> tuple[Results, Sanity]:
+    """``evaluate`` without the last word: a later call with the same ``out`` goes on with what is there."""
+    # The wording the weights were trained with, unless the protocol fixes one.
+    template = protocol.template or getattr(model, "templates", {}).get(protocol.task, "")
+    asked = ask(protocol.task, template, protocol.task_options)
+    metric = plugins.find("metrics", protocol.metric).Metric
+    plugins.check_options(f"metrics/{protocol.metric}", metric, protocol.metric_options)
+    if protocol.pack > 1 and asked.template.image_position != "before":
+        raise ConfigError(
+            f"protocol: pack needs a template with image_position: before (got {asked.template.name}); set pack: 1"
+        )
+    state = _processes()
+    run = _Run(model, protocol, asked, state, fingerprint(model) if out else "", progress and state.is_main_process)
+    training = isinstance(model, nn.Module) and model.training
+    if training:
+        model.eval()
+    try:
+        results = {s: run.split(s, limit, out and out / s) for s in protocol.splits}
+    finally:
+        if training:
+            model.train()
+    if out is not None and state.is_main_process:
+        document = protocol.model_dump(mode="json")
+        found = {"limit": limit, "splits": results, "sanity": _plain(run.sanity)}
+        _write(out, run.origin() | {"protocol": document} | found)
+    return results, run.sanity
 
 
 @dataclass(slots=True)
@@ -119,12 +136,15 @@ class _Run:
     state: PartialState
     weights: str
     progress: bool
+    sanity: Sanity = field(default_factory=dict)
 
     def origin(self) -> dict[str, Any]:
         """Whose predictions these are; the splits are no part of it, so that one can be added."""
         document = self.protocol.model_dump(mode="json", exclude={"splits", "reference", "description"})
         template = self.asked.template.name
-        return {"protocol": document, "template": template, "weights": self.weights, "ufo_tune": __version__}
+        codec = self.model.codec.to_dict()
+        made_by = {"weights": self.weights, "codec": codec, "ufo_tune": __version__}
+        return {"protocol": document, "template": template, **made_by}
 
     def split(self, split: str, limit: int, folder: Path | None) -> dict[str, float]:
         """Predict and score one split; every process returns the same values but ``seconds``."""
@@ -132,10 +152,9 @@ class _Run:
         p = self.protocol
         samples = open_dataset(p.dataset, p.root, split, p.task, p.options)
         groups = grouped(samples, limit, p.pack)[self.state.process_index :: self.state.num_processes]
-        answering = Answering(self.model, self.asked, p.decode)
+        answering = Answering(self.model, self.asked, p.decode, p.tiling)
         metric = self._metric()
         sources: list[str] = []
-        shown: list[tuple[Sample, Prediction]] = []
         with ExitStack() as stack:
             log = stack.enter_context(self._log(folder)) if folder is not None else None
             bar = stack.enter_context(
@@ -145,18 +164,26 @@ class _Run:
                 metric.update(sample, prediction)
                 sources.append(sample.source)
                 bar.update()
-                if len(shown) < report.GALLERY:
-                    shown.append((sample, prediction))
         metric, *others = gather_object([metric])
         for other in others:
             metric.merge(other)
-        source, times = Counter(gather_object(sources)).most_common(1)[0] if samples else ("", 0)
+        sources = gather_object(sources)
+        source, times = Counter(sources).most_common(1)[0] if sources else ("", 0)
         if times > 1:
             raise EvalError(f"{source}: {times} samples have this source; the dataset must tell its samples apart")
-        if log is not None and folder is not None and self.state.is_main_process:
-            log.finish()
-            report.draw_gallery(folder, shown, self._metric)
+        if folder is not None:
+            self._look_behind(samples, len(sources), split, folder)
         return {**metric.compute(), "seconds": round(time.monotonic() - started, 3)}
+
+    def _look_behind(self, samples: Samples, count: int, split: str, folder: Path) -> None:
+        """Files of a split that was predicted; every process helps, the first one writes."""
+        analysis = analyse(samples, folder, range(count), self.model.codec, self._metric, self.state)
+        self.sanity[split] = analysis.sanity
+        if self.state.is_main_process:
+            predictions.join(folder, [source for source, _ in analysis.samples])
+            analysis.write(folder)
+            shown = {k: list(predictions.cases(samples, folder, which)) for k, which in analysis.pictures.items()}
+            report.draw_gallery(folder, shown, self._metric)
 
     def _metric(self) -> Any:
         return plugins.find("metrics", self.protocol.metric).Metric(**self.protocol.metric_options)
@@ -174,6 +201,25 @@ class _Run:
 def _processes() -> PartialState:
     """Who runs with us; accelerate finds no partners on CPUs unless it is told that it is on one."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
+def _release(done: Mapping[Path, Protocol]) -> None:
+    """Say that nothing is missing, when all files are there."""
+    state = _processes()
+    state.wait_for_everyone()  # no process reads them any more
+    if state.is_main_process:
+        for folder, protocol in done.items():
+            for split in protocol.splits:
+                predictions.release(folder / split)
+
+
+def _plain(sanity: Any) -> Any:
+    """Lines as plain values, however deep they lie."""
+    if isinstance(sanity, Line):
+        return sanity.to_json()
+    if isinstance(sanity, list):
+        return [_plain(value) for value in sanity]
+    return {key: _plain(value) for key, value in sanity.items()}
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:

@@ -29,7 +29,10 @@ from ufo_tune.engine.load import load
 from ufo_tune.errors import ConfigError, ModelError
 from ufo_tune.models import released
 
-TEMPLATES = {t: f"ufo_{t}" for t in ("rec", "res", "detection", "instance_segmentation", "semantic_segmentation")}
+TEMPLATES = {
+    task: f"ufo_{task}"
+    for task in ("rec", "res", "detection", "instance_segmentation", "semantic_segmentation", "caption")
+}
 """Task -> the wording that the weights were trained with."""
 _LORA = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
 _INNER = ("state_dict", "module", "model")

@@ -1,6 +1,10 @@
 """Use a model on pictures: ``Predictor`` in Python, ``predict_files`` for the command line.
 
-    prediction = Predictor("quickstart/merged")("photo.jpg", task="res", text="the red ball")
+    predictor = Predictor("quickstart/merged")
+    prediction = predictor("photo.jpg", task="res", text="the red ball")
+    first = predictor("photo.jpg", task="conversation", text="Where is it?")
+    said = {"history": [("Where is it?", first.text)], "boxes": first.boxes}
+    more = predictor("photo.jpg", task="conversation", text="Segment it.", **said)
 
 What goes in is a file or pixels, what comes out is pixels of that picture; bins and tokens stay inside.
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +21,16 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 from PIL import ImageOps
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ufo_tune import show
-from ufo_tune.config import DecodeSection
+from ufo_tune.config import DecodeSection, TilingSection
 from ufo_tune.core.images import image_size
-from ufo_tune.core.types import Image, Prediction, Sample
+from ufo_tune.core.types import Image, Prediction, Sample, Targets
 from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.load import load
+from ufo_tune.engine.map_files import write_maps
 from ufo_tune.engine.predictions import to_row
 from ufo_tune.engine.sources import Asked, ask
 from ufo_tune.errors import ConfigError, DataError
@@ -40,17 +47,25 @@ class Predictor:
     Args:
         path: a run, merged model or prepared base; or a model that is loaded already (it stays on its device).
         decode: limits of generation.
+        tiling: pictures are asked about tile by tile (tasks that can join the answers); None: whole.
     Raises:
         ModelError: no such model, or a damaged one.
     """
 
-    def __init__(self, path: str | Path | torch.nn.Module, *, decode: DecodeSection = DECODE) -> None:
+    def __init__(
+        self,
+        path: str | Path | torch.nn.Module,
+        *,
+        decode: DecodeSection = DECODE,
+        tiling: TilingSection | None = None,
+    ) -> None:
         if isinstance(path, torch.nn.Module):
             self.model: Any = path.eval()
         else:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self.model = load(path).to(device).eval()
         self.decode = decode
+        self.tiling = tiling
 
     def __call__(
         self,
@@ -59,6 +74,8 @@ class Predictor:
         *,
         text: str = "",
         classes: Sequence[str] = (),
+        history: Sequence[tuple[str, str]] = (),
+        boxes: Sequence[Sequence[float]] | Tensor = (),
         template: str | None = None,
         options: dict[str, Any] | None = None,
     ) -> Prediction:
@@ -66,9 +83,12 @@ class Predictor:
 
         Args:
             image: a file, RGB pixels [H, W, 3] uint8, or a ``PIL.Image.Image``.
-            task: rec, res, detection, instance_segmentation, vqa, ...
+            task: rec, res, detection, instance_segmentation, vqa, caption, conversation, ...
             text: the phrase or question.
             classes: names to look for (grid tasks).
+            history: questions and answers before this question (vqa, conversation).
+            boxes: xyxy pixels, one for each ``<bbox>`` and ``<mask>`` in ``history`` and ``text`` (conversation): those
+                of the predictions whose texts the history holds, and those that the question points at.
             template: wording; the one the model was trained with, or the task's own, where it is not given.
             options: keyword options of the task (``rows`` and ``cols`` of the grid, ...).
         Returns:
@@ -77,7 +97,10 @@ class Predictor:
             ConfigError: unknown task, template or option.
             DataError: the picture cannot be read, or the question is empty.
         """
-        sample = to_sample(image, task, text, classes)
+        sample = to_sample(image, task, text, classes).with_(history=tuple(history))
+        if len(boxes):
+            given = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)  # [N, 4]
+            sample = sample.with_(targets=Targets(given, labels=torch.zeros(len(given), dtype=torch.long)))
         asked = self.asked(task, template, options)
         ((_, prediction),) = self.answering(asked).predictions([sample], [(0,)])
         return prediction
@@ -94,7 +117,7 @@ class Predictor:
 
     def answering(self, asked: Asked) -> Answering:
         """The model, ready for one task."""
-        return Answering(self.model, asked, self.decode)
+        return Answering(self.model, asked, self.decode, self.tiling)
 
 
 def to_sample(image: str | Path | np.ndarray | Any, task: str, text: str = "", classes: Sequence[str] = ()) -> Sample:
@@ -115,6 +138,7 @@ def predict_files(
     *,
     text: str = "",
     classes: Sequence[str] = (),
+    tile: int = 0,
     out: Path,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -126,11 +150,13 @@ def predict_files(
         task: rec, res, detection, instance_segmentation, vqa, ...
         text: the phrase or question.
         classes: names to look for (grid tasks).
+        tile: side in pixels of the tiles that are asked about one by one; 0: every picture is seen whole.
         out: folder, made where it is not there.
         progress: show a bar.
     Returns:
         What was written as JSON, one for each image: ``boxes`` xyxy in pixels, ``masks`` as COCO run lengths with
-        ``counts`` as text, ``scores``, ``labels`` as names, ``answer`` in words, and the ``overlay``'s path.
+        ``counts`` as text, ``scores``, ``labels`` as names, ``answer`` in words, the ``overlay``'s path, and those of
+        ``map_files.write_maps`` where the answer is depth, normals or a label map.
     Raises:
         ConfigError: no images, unknown task.
         DataError: a picture cannot be read (known of most before the model is loaded), or the question is empty.
@@ -139,7 +165,7 @@ def predict_files(
     if not images:
         raise ConfigError("predict: no images (got none); give one file at least")
     samples = [to_sample(file, task, text, classes) for file in images]
-    predictor = Predictor(path)
+    predictor = Predictor(path, tiling=TilingSection(side=tile) if tile else None)
     asked = predictor.asked(task)
     # All ask the same: a question that cannot be asked is refused here, before a bar or folder is there.
     asked.task.encode(samples[0], asked.template, predictor.model.codec, None)
@@ -152,15 +178,18 @@ def predict_files(
         overlay = out / f"{name}.overlay.png"
         side = min(max(_SMALL, *sample.size), _LARGE)
         show.draw_prediction(sample, prediction, scale_to=side).save(overlay)
-        row = to_json(sample, prediction) | {"overlay": str(overlay)}
+        row = to_json(sample, prediction) | write_maps(prediction, out, name) | {"overlay": str(overlay)}
         (out / f"{name}.json").write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         rows.append(row)
     return rows
 
 
 def to_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:
-    """A prediction for people and other programs: names instead of class numbers, everything in pixels."""
-    row = to_row(sample, prediction)
+    """A prediction for people and other programs: names instead of class numbers, everything in pixels.
+
+    Depth, normals and label maps are not in it; ``map_files.write_maps`` writes them.
+    """
+    row = to_row(sample, replace(prediction, depth=None, normals=None, label_map=None))
     return {
         "image": row.pop("source"),
         "size": list(sample.size),

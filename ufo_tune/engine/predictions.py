@@ -3,6 +3,9 @@
     claim(folder, origin)
     with PredictionLog(folder, rank=0) as log:
         log.add(to_row(sample, prediction))
+    join(folder, order)                           # the parts of all processes become predictions.jsonl
+    for case in cases(samples, folder, [0]): ...  # read back, one at a time
+    release(folder)                               # nothing is missing any more
 
 Only what died is gone on with, and only by the same protocol, weights and version: predictions are never mixed, and a
 finished evaluation is done again.
@@ -13,8 +16,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +28,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.core.answers import parse
+from ufo_tune.core.codec import Codec
+from ufo_tune.core.types import Prediction, Sample, Samples
 from ufo_tune.errors import EvalError
 
 FILE = "predictions.jsonl"
@@ -33,13 +40,17 @@ _SAMPLED = 256
 """Values of each parameter that enter the fingerprint."""
 
 
-def to_row(sample: Sample, prediction: Prediction, answers: Sequence[str] = ()) -> dict[str, Any]:
+def to_row(
+    sample: Sample, prediction: Prediction, answers: Sequence[str] = (), codec: Codec | None = None
+) -> dict[str, Any]:
     """One prediction as plain JSON values; boxes are xyxy pixels of the original image, masks COCO run lengths.
 
     Args:
         sample: what was asked.
         prediction: what was understood.
-        answers: the model's own words, kept where some of them could not be read.
+        answers: the model's own words. They are counted (``said``), and kept where some of them could not be read.
+        codec: how they should be written; with it those whose boxes are out of range or torn, or whose slot tokens do
+            not add up, are counted too (``malformed``).
     """
     row: dict[str, Any] = {
         "source": sample.source,
@@ -55,7 +66,11 @@ def to_row(sample: Sample, prediction: Prediction, answers: Sequence[str] = ()) 
         array = getattr(prediction, name)
         if array is not None:
             row[name] = _pack(array)
-    if prediction.invalid and answers:
+    if answers:
+        row["said"] = len(answers)
+    if answers and codec is not None:
+        row["malformed"] = sum(not parse(text, codec).ok for text in answers)
+    if answers and prediction.invalid:
         row["answers"] = list(answers)
     return row
 
@@ -86,17 +101,66 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A sample and what was said about it, read back.
+
+    ``said`` answers were given, of which ``malformed`` broke the form of boxes or slots (see ``to_row``).
+    """
+
+    sample: Sample
+    prediction: Prediction
+    said: int = 1
+    malformed: int = 0
+
+
+class Stored(Mapping[str, dict[str, Any]]):
+    """The rows of all predictions files of a folder by source, read from the disk when asked for.
+
+    A last line that was cut off when a run died is left out; of two rows of one source the first counts.
+
+    Raises:
+        EvalError: another line is not JSON.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        for path in _files(folder):
+            for source, start, length in _lines(path):
+                self._places.setdefault(source, (path, start, length))
+
+    def __getitem__(self, source: str) -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(self.line(source))
+        return row
+
+    def __contains__(self, source: object) -> bool:
+        return source in self._places  # without reading it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def line(self, source: str) -> bytes:
+        """The row as it stands in the file, with its line end."""
+        path, start, length = self._places[source]
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+
 class PredictionLog:
     """The ``predictions.jsonl`` of one split; with several processes each but the first writes a part beside it.
 
     Attributes:
-        done: source -> prediction of what an earlier run left in the folder.
+        done: source -> row of what an earlier run left in the folder.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder
         self.rank = rank
-        self.done = {row["source"]: from_row(row) for path in _files(folder) for row in read(path)}
+        self.done = Stored(folder)
 
     def __enter__(self) -> Self:
         path = self.folder / (f"predictions.{self.rank}.jsonl" if self.rank else FILE)
@@ -114,30 +178,43 @@ class PredictionLog:
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def finish(self) -> None:
-        """Join the parts of all processes in ``predictions.jsonl``; for the first process, when all are done."""
-        for part in _files(self.folder):
-            if part.name != FILE:
-                with (self.folder / FILE).open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in read(part))
-                part.unlink()
-        (self.folder / UNFINISHED).unlink()
 
+def cases(samples: Samples, folder: Path, indices: Iterable[int]) -> Iterator[Case]:
+    """Samples with what was predicted about them; one at a time is held.
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a predictions file; a last line that was cut off when a run died is left out.
-
+    Args:
+        samples: the split that was predicted.
+        folder: with its ``predictions.jsonl``.
+        indices: which samples, in this order.
     Raises:
-        EvalError: another line is not JSON.
+        EvalError: a sample has no prediction.
     """
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise EvalError(f"{path}:{number}: not JSON (got {line:.40}); delete the file to predict again") from error
-    return rows
+    stored = Stored(folder)
+    for index in indices:
+        sample = samples[index]
+        if sample.source not in stored:
+            raise EvalError(f"{folder / FILE}: has no prediction (got none of {sample.source}); evaluate again")
+        row = stored[sample.source]
+        yield Case(sample, from_row(row), row.get("said", 1), row.get("malformed", 0))
+
+
+def join(folder: Path, order: Sequence[str]) -> None:
+    """Make one ``predictions.jsonl`` of the parts of all processes; for the first process, when all have written.
+
+    Killed at any point, it can be done again: a row is in the new file before its part goes.
+
+    Args:
+        folder: of a split.
+        order: sources of the samples in the order of the dataset, so that any number of processes leave equal files.
+    """
+    stored = Stored(folder)
+    new = folder / (FILE + ".new")
+    with new.open("wb") as file:
+        file.writelines(stored.line(source) for source in order)
+    os.replace(new, folder / FILE)
+    for part in _files(folder):
+        if part.name != FILE:
+            part.unlink()
 
 
 def claim(folder: Path, origin: Mapping[str, Any]) -> None:
@@ -162,14 +239,37 @@ def claim(folder: Path, origin: Mapping[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def release(folder: Path) -> None:
+    """Say that nothing of a folder is missing: the next evaluation there starts over."""
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("predictions*.jsonl"))
 
 
+def _lines(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Source, first byte and length of every whole line."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):  # cut off, perhaps inside a character
+                return
+            try:
+                source = json.loads(line)["source"]
+            except (ValueError, KeyError, TypeError) as error:
+                said = line.decode("utf-8", "replace").strip()
+                raise EvalError(
+                    f"{path}:{number}: is no prediction (got {said:.40}); delete the file to predict again"
+                ) from error
+            yield source, start, len(line)
+            start += len(line)
+
+
 def _drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last whole line; other processes may be reading the lines before it."""
     if path.exists():
-        whole = path.read_bytes()
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        os.truncate(path, sum(length for _, _, length in _lines(path)))
 
 
 def _text(counts: bytes | str) -> str:

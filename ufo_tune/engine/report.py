@@ -1,4 +1,4 @@
-"""The report of an evaluation: a table with reference numbers, and pictures of what was said about each split.
+"""The report of an evaluation: reference numbers, sanity, what lies behind the score, and the best and worst pictures.
 
     write_evaluation(out, "runs/x", {"scenes_rec": out / "scenes_rec"})  # out/report.html
 
@@ -15,48 +15,56 @@ from typing import Any
 
 from ufo_tune import show
 from ufo_tune.core.types import Prediction, Sample
+from ufo_tune.engine import analysis as analysis_file
+from ufo_tune.engine.analysis import Analysis, own_score
 from ufo_tune.engine.html import figure, gallery, page, paragraph, table
+from ufo_tune.engine.predictions import Case
+from ufo_tune.engine.sanity import Line
 from ufo_tune.metrics._base import MetricLike
 
-GALLERY = 12
-"""Pictures drawn for each split: its first samples, so that two evaluations show the same ones."""
 _PICTURES = "pictures"
 _CAPTIONS = "captions.json"
 _SIDE = 320
 """Pixels of a picture's long side."""
+_BINS = 20
+"""Bars of a histogram."""
 
 
-def draw_gallery(
-    folder: Path, shown: Sequence[tuple[Sample, Prediction]], new_metric: Callable[[], MetricLike]
-) -> list[Path]:
+def draw_gallery(folder: Path, shown: Mapping[str, Sequence[Case]], new_metric: Callable[[], MetricLike]) -> list[Path]:
     """Overlays of truth and prediction under ``folder/pictures``, each with its own score in the caption.
 
     Args:
         folder: of one split.
-        shown: samples and what was predicted.
-        new_metric: an empty metric; its first value on the single sample is the picture's score.
+        shown: best, worst, unreadable -> samples and what was predicted; the word starts the names of its files.
+        new_metric: an empty metric; its value on the single sample is the picture's score.
     """
     pictures = folder / _PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
+    for old in pictures.glob("*.jpg"):
+        old.unlink()
     captions: dict[str, str] = {}
-    for number, (sample, prediction) in enumerate(shown):
-        metric = new_metric()
-        metric.update(sample, prediction)
-        name, value = next(iter(metric.compute().items()))
-        path = pictures / f"{number:02d}.jpg"
-        _picture(sample, prediction).save(path, quality=90)
-        captions[path.name] = f"{_said(sample, prediction)} ({name} {value:.2f})"
+    for kind, cases in shown.items():
+        for number, case in enumerate(cases):
+            metric = new_metric()
+            metric.update(case.sample, case.prediction)
+            name, value = own_score(metric.compute())
+            path = pictures / f"{kind}_{number:02d}.jpg"
+            picture(case.sample, {"prediction": case.prediction}).save(path, quality=90)
+            captions[path.name] = f"{said(case.sample, case.prediction)} ({name} {value:.2f})"
     (pictures / _CAPTIONS).write_text(json.dumps(captions, indent=1, ensure_ascii=False), encoding="utf-8")
     return [pictures / name for name in captions]
 
 
-def pictures(folder: Path, base: Path) -> list[str]:
-    """The figures that ``draw_gallery`` left in the folder of a split, for a page that lies in ``base``."""
+def pictures(folder: Path, base: Path) -> dict[str, list[str]]:
+    """The figures that ``draw_gallery`` left in the folder of a split, by kind, for a page that lies in ``base``."""
     captions = folder / _PICTURES / _CAPTIONS
     if not captions.exists():
-        return []
-    found: dict[str, str] = json.loads(captions.read_text(encoding="utf-8"))
-    return [figure((captions.parent / name).relative_to(base), caption) for name, caption in found.items()]
+        return {}
+    found: dict[str, list[str]] = {}
+    for name, caption in json.loads(captions.read_text(encoding="utf-8")).items():
+        drawn = figure((captions.parent / name).relative_to(base), caption)
+        found.setdefault(name.rpartition("_")[0], []).append(drawn)
+    return found
 
 
 def evaluation_rows(name: str, document: Mapping[str, Any]) -> list[dict[str, object]]:
@@ -99,29 +107,66 @@ def write_evaluation(out: Path, checkpoint: str, folders: Mapping[str, Path]) ->
         html = [paragraph(about), table(evaluation_rows(name, document)), paragraph(facts, soft=True)]
         sections.append((name, "\n".join(html)))
         for split in document["splits"]:
-            if figures := pictures(folders[name] / split, out):
-                sections.append((f"{name}, {split}: the first {len(figures)}", gallery(figures)))
+            sections += _behind(f"{name}, {split}", folders[name] / split, out)
     path = out / "report.html"
     path.write_text(page(f"Evaluation of {checkpoint}", sections), encoding="utf-8")
     return path
 
 
-def _picture(sample: Sample, prediction: Prediction) -> Any:
-    """What was predicted, beside the truth where that can be drawn."""
-    seen = show.draw_prediction(sample, prediction, scale_to=_SIDE)
-    t = sample.targets
-    if t is None or not (len(t.boxes) or t.masks):
-        return seen
-    truth = show.draw_prediction(sample, Prediction(t.boxes, t.masks, labels=t.labels), scale_to=_SIDE)
-    return show.sheet([truth, seen], ["truth", "prediction"], 2)
+def sanity_list(lines: Sequence[Line]) -> str:
+    """The lines of one split, warnings first."""
+    rows = [
+        {"": "WARNING" if line.warning else "ok", "looked at": line.name, "found": line.says}
+        for line in sorted(lines, key=lambda line: not line.warning)
+    ]
+    suspicious = sum(line.warning for line in lines)
+    head = f'<p class="down">{suspicious} of {len(lines)} look wrong; mend them before the score is believed.</p>'
+    about = "These are diagnostics; no score is ever taken from another reading than the model's own."
+    return (head if suspicious else "") + table(rows) + paragraph(about, soft=True)
 
 
-def _said(sample: Sample, prediction: Prediction) -> str:
+def _behind(title: str, folder: Path, out: Path) -> list[tuple[str, str]]:
+    """What lies behind the score of one split: sanity, groups, curves, pictures."""
+    analysis = analysis_file.read(folder)
+    if analysis is None:
+        return []
+    sections = [(f"{title}: sanity", sanity_list(analysis.sanity))]
+    if analysis.breakdown:
+        sections.append((f"{title}: by size and length", table(analysis.breakdown)))
+    sections.append((f"{title}: sample by sample", _charts(analysis)))
+    words = {"best": "the best", "worst": "the worst", "unreadable": "answers that could not be read"}
+    for kind, figures in pictures(folder, out).items():
+        sections.append((f"{title}: {words.get(kind, kind)}", gallery(figures)))
+    return sections
+
+
+def _charts(analysis: Analysis) -> str:
+    """How the samples' own scores are spread, and the metric's curves."""
+    scores = [score for _, score in analysis.samples if score is not None]
+    of = f"{len(scores)} of {len(analysis.samples)} samples" if len(scores) < len(analysis.samples) else "all samples"
+    html = show.histogram(scores, _BINS, title=f"{analysis.score} of {of}", x=analysis.score)
+    if analysis.curves:
+        events = {name: list(zip(x, y, strict=True)) for name, (x, y) in analysis.curves.items()}
+        html += show.curves(events, title="Curves of the metric", x="recall", y="precision", smooth=False)
+    return f"<figure>{html}</figure>"
+
+
+def picture(sample: Sample, predictions: Mapping[str, Prediction]) -> Any:
+    """What was predicted, each under its name, beside the truth where that can be drawn."""
+    seen = {name: show.draw_prediction(sample, p, scale_to=_SIDE) for name, p in predictions.items()}
+    if (truth := show.draw_truth(sample, scale_to=_SIDE)) is not None:
+        seen = {"truth": truth, **seen}
+    return show.sheet(list(seen.values()), list(seen), len(seen)) if len(seen) > 1 else next(iter(seen.values()))
+
+
+def said(sample: Sample, prediction: Prediction) -> str:
     """Question and answer in few words."""
     asked = f"\u201c{sample.text}\u201d" if sample.text else sample.source
     if prediction.text:
         truth = f", truth \u201c{sample.targets.text}\u201d" if sample.targets and sample.targets.text else ""
         answer = re.sub(r"(<[A-Z]+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", prediction.text)
         return f"{asked}: \u201c{answer}\u201d{truth}"
+    maps = (prediction.label_map, prediction.depth, prediction.normals)
     count = len(prediction.boxes) or len(prediction.masks or ())
-    return f"{asked}: {count} found" + (f", {prediction.invalid} unreadable" if prediction.invalid else "")
+    found = "a map" if any(m is not None for m in maps) else f"{count} found"
+    return f"{asked}: {found}" + (f", {prediction.invalid} unreadable" if prediction.invalid else "")

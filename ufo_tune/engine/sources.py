@@ -17,10 +17,12 @@ from ufo_tune.data.augment import Augment
 from ufo_tune.data.collate import Collator, Step
 from ufo_tune.data.copy_paste import CopyPaste
 from ufo_tune.data.from_labels import FromLabels
+from ufo_tune.data.in_memory import InMemory
 from ufo_tune.data.loader import Loader
 from ufo_tune.data.mixture import Mixture
 from ufo_tune.data.open import open_dataset
 from ufo_tune.data.parts import PartNames
+from ufo_tune.data.windows import Windows
 from ufo_tune.engine.suites import Held
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
@@ -85,6 +87,8 @@ def steps(entry: MixtureEntry, samples: Samples, augment: Augment | None, where:
     found: list[Step] = []
     if entry.copy_paste:
         found.append(CopyPaste(samples, entry.copy_paste, most=entry.copy_paste_most, where=where))
+    if entry.window or entry.dihedral:  # before colours change, so that few pixels are worked on
+        found.append(Windows(samples, entry.window, dihedral=entry.dihedral, where=where))
     if augment is not None:
         found.append(augment)
     if entry.part_names:  # last, so that pasted samples and this one still have the same names
@@ -102,7 +106,7 @@ def open_entries(recipe: Recipe) -> tuple[list[Samples], list[str]]:
     found, lines = [], list(held.missing)
     for number, entry in enumerate(recipe.data.mixture):
         samples, left_out = held.leave_out(f"data.mixture.{number}", open_entry(entry))
-        found.append(samples)
+        found.append(InMemory(samples) if entry.in_memory else samples)
         lines += left_out
     return found, lines
 

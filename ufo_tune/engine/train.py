@@ -117,7 +117,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     section = recipe.train
     if (out / "last").exists() and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
-    check_objectives(recipe.objectives)  # before weights are loaded
+    check_objectives(recipe.objectives, (entry.task for entry in recipe.data.mixture))  # before weights are loaded
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes without accelerators do not find each other
         gradient_accumulation_steps=section.gradient_accumulation_steps,

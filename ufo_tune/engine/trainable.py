@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,11 +14,16 @@ from ufo_tune.models.ufo import UfoModel
 from ufo_tune.objectives._base import ObjectiveProtocol
 
 
-def check_objectives(options: Mapping[str, Mapping[str, Any]]) -> None:
+def check_objectives(options: Mapping[str, Mapping[str, Any]], tasks: Iterable[str] = ()) -> None:
     """Refuse a recipe's objectives before anything is loaded.
 
+    Args:
+        options: objective -> its options.
+        tasks: what is trained; the maps in their answers (``SLOTS`` of their files) must be those of some objective.
+
     Raises:
-        ConfigError: an unknown objective or option, or two objectives with a term of the same name.
+        ConfigError: an unknown objective or option, two objectives with a term of the same name, or none for a task's
+            maps.
     """
     owner: dict[str, str] = {}
     for name, given in options.items():
@@ -31,6 +36,20 @@ def check_objectives(options: Mapping[str, Mapping[str, Any]]) -> None:
                     "use one of the two, or rename the term in the file that is yours"
                 )
             owner[term] = name
+    trained = {kind for name in options for kind in _slots("objectives", name)}
+    for task in dict.fromkeys(tasks):
+        for kind in _slots("tasks", task):
+            if kind not in trained:
+                able = [n for n in plugins.names("objectives") if kind in _slots("objectives", n)]
+                raise ConfigError(
+                    f"objectives: none trains the {kind} slots of task {task} (got {', '.join(options) or 'none'}); "
+                    f"add {' or '.join(able) or 'one that does'}"
+                )
+
+
+def _slots(kind: str, name: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(plugins.find(kind, name), "SLOTS", ())
+    return found
 
 
 class Trainable(nn.Module):

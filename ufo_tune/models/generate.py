@@ -348,6 +348,8 @@ def _points(
     """Grid points of answers ``first``.. in [0, 1] of the original image; None where an answer has no ``<LOCAL>``."""
     at = batch.local_index[row]
     at = at[at >= 0]
+    if not len(at):  # also where there is no image, hence no canvas
+        return (None,) * count
     numbers = batch.segment[row, at].tolist()
     points = from_canvas(batch.points[row, : len(at)], size, batch.views[row]).tolist()
     known = {number: (x, y) for number, (x, y) in zip(numbers, points, strict=True)}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import (
     AutoProcessor,
     CLIPImageProcessorPil,
@@ -21,6 +22,7 @@ from transformers import (
 from transformers import LlavaProcessor as HFLlavaProcessor
 
 from ufo_tune.core.codec import Codec
+from ufo_tune.core.contrast import local_contrast
 from ufo_tune.core.types import View
 from ufo_tune.models.base import VLM
 from ufo_tune.models.tiles import Aspect, TiledProcessor
@@ -41,9 +43,17 @@ class LlavaProcessor(TiledProcessor):
     image_token = "<image>"
 
     def __init__(
-        self, hf: Any, codec: Codec, *, aspect: Aspect = "keep", tiles: int | str = 1, wrap: bool = False
+        self,
+        hf: Any,
+        codec: Codec,
+        *,
+        aspect: Aspect = "keep",
+        tiles: int | str = 1,
+        wrap: bool = False,
+        contrast: int = 0,
     ) -> None:
         self.wrap = wrap
+        self.contrast = contrast
         image = hf.image_processor
         crop = image.crop_size if getattr(image, "do_center_crop", False) else image.size
         side = int(crop.get("height") or crop["shortest_edge"])
@@ -55,6 +65,13 @@ class LlavaProcessor(TiledProcessor):
         """All tiles without separators."""
         text = super().image_text(views)
         return f"<im_start>{text}<im_end>" if self.wrap else text
+
+    def normalise(self, tiles: Tensor, out: Tensor) -> None:
+        """By the base's mean and deviation, or by those of each pixel's neighbourhood."""
+        if self.contrast:
+            out.copy_(local_contrast(tiles.permute(0, 3, 1, 2) / 255, self.contrast))  # [n, 3, side, side]
+        else:
+            super().normalise(tiles, out)
 
 
 class Llava(VLM):
@@ -68,6 +85,7 @@ def build(
     aspect: Aspect = "keep",
     tiles: int | str = 1,
     wrap: bool = False,
+    contrast: int = 0,
     **weights: Any,
 ) -> UfoModel:
     """The model in a Hugging Face folder or Hub id.
@@ -78,13 +96,14 @@ def build(
         aspect: ``keep`` pads to the canvas, ``warp`` stretches.
         tiles: at most so many, or ``"rows x columns"``; see ``models.tiles``.
         wrap: put the image between ``<im_start>`` and ``<im_end>``, as the released UFO weights have it.
+        contrast: normalise by local contrast over so many of the tower's pixels to each side (``core.contrast``), for
+            towers trained so; 0: by the base's mean and deviation.
         weights: passed to ``from_pretrained`` (dtype, quantization_config, ...).
     """
     hf = LlavaForConditionalGeneration.from_pretrained(path, attn_implementation="sdpa", **weights)
     processor = AutoProcessor.from_pretrained(path)
-    return UfoModel.assemble(
-        Llava(hf), processor, LlavaProcessor, codec, {"aspect": aspect, "tiles": tiles, "wrap": wrap}
-    )
+    options = {"aspect": aspect, "tiles": tiles, "wrap": wrap, "contrast": contrast}
+    return UfoModel.assemble(Llava(hf), processor, LlavaProcessor, codec, options)
 
 
 def tiny(text: Text, sizes: Sizes, out: Path) -> None:

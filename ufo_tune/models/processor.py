@@ -175,7 +175,8 @@ class VLMProcessor(ABC):
             self._prompt_ids(runs),
             answers,
             local_id=self.local_id,
-            slot_ids=frozenset((self.mask_id, self.depth_id)),
+            # At inference earlier answers hold slots too; they are words there, without targets.
+            slot_ids=frozenset((self.mask_id, self.depth_id)) if train else frozenset(),
             slot_tokens=self.codec.slot_tokens,
         )
         slots = [s for turn in dialogue.turns for a in turn.answers for s in a.slots] if train else []

@@ -149,6 +149,7 @@ class UfoModel(nn.Module):
             image_features=maps(self.retrieved(inputs.embeds, hidden), batch.image_index, batch.views),
             image_inputs=maps(inputs.embeds, batch.image_index, batch.views),
             logits=self.vlm.logits,
+            depth_range=self.codec.depth_range,
         )
 
     @torch.inference_mode()

@@ -1,0 +1,59 @@
+"""What every task that can be asked tile by tile promises, for each file of ufo_tune/tasks with a ``join``."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from tests.spoken import CODECS, SIZE, codec_name, encode, sample_of, spoken, words
+from ufo_tune import plugins
+from ufo_tune.core import masks
+from ufo_tune.core.types import Prediction
+
+NAMES = [n for n in plugins.names("tasks") if hasattr(plugins.find("tasks", n), "join")]
+WHOLE = (0, 0, SIZE[1], SIZE[0])
+
+
+def _same(found: Prediction, wanted: Prediction) -> None:
+    assert torch.allclose(found.scores, wanted.scores) and found.invalid == wanted.invalid
+    assert torch.equal(found.boxes, wanted.boxes)
+    if wanted.masks is not None:
+        assert np.array_equal(masks.decode_many(found.masks), masks.decode_many(wanted.masks))
+    for name in ("label_map", "depth", "normals"):
+        given = getattr(wanted, name)
+        assert (getattr(found, name) is None) == (given is None)
+        assert given is None or getattr(found, name) == pytest.approx(given, abs=1e-5)
+
+
+def test_there_are_some():
+    assert "res" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_the_options_of_decode(name):
+    task = plugins.find("tasks", name)
+    assert list(inspect.signature(task.join).parameters)[:3] == ["parts", "sample", "codec"]
+    options = [list(inspect.signature(f).parameters.items())[3:] for f in (task.join, task.decode)]
+    assert options[0] == options[1]
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=codec_name)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_tile_or_the_same_twice_is_the_plain_answer(name, codec):
+    task, sample = plugins.find("tasks", name), sample_of(name)
+    generation = spoken(encode(task, sample, codec), codec)
+    plain = task.decode(generation, sample, codec)
+    for times in (1, 2):
+        _same(task.join(iter([(WHOLE, generation)] * times), sample, codec), plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_readable_is_invalid(name):
+    task, sample, codec = plugins.find("tasks", name), sample_of(name), CODECS[0]
+    silent = words([""], codec, points=False)
+    _same(task.join([(WHOLE, silent)] * 2, sample, codec), task.decode(silent, sample, codec))
+    spoken_once = [(WHOLE, silent), (WHOLE, spoken(encode(task, sample, codec), codec))]
+    assert task.join(spoken_once, sample, codec).invalid == 0
