@@ -136,8 +136,8 @@ def test_stats_as_text_json_and_charts(own: Path, capsys: pytest.CaptureFixture[
     said = _run(capsys, "data", "stats", own / "train.jsonl", "--out", own / "seen")
     assert said.startswith("rec\n  3 samples of 1 images\n")
     assert sorted(p.stem for p in (own / "seen").iterdir()) == [
-        "stats_caption", "stats_conversation", "stats_detection", "stats_instance_segmentation", "stats_rec",
-        "stats_res", "stats_vqa",
+        "stats_caption", "stats_conversation", "stats_depth", "stats_detection", "stats_instance_segmentation",
+        "stats_rec", "stats_res", "stats_vqa",
     ]  # fmt: skip
     told = json.loads(_run(capsys, "data", "stats", own / "train.jsonl", "--json"))
     assert told["detection"]["classes"] == {"plate": 1, "cup": 1} and told["rec"]["samples"] == 3

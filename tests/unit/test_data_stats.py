@@ -12,7 +12,7 @@ import torch
 
 from tests.data_files import SIZE, picture, rectangle, rle, write_jsonl
 from ufo_tune.core.types import Sample, Targets
-from ufo_tune.data.stats import MOST_CLASSES, Stats, _binned, chart, stats, table
+from ufo_tune.data.stats import MOST_CLASSES, Stats, _binned, _by_metres, chart, stats, table
 from ufo_tune.datasets import jsonl
 from ufo_tune.errors import DataError
 from ufo_tune.show import bars
@@ -55,6 +55,23 @@ def test_classes_and_pictures_without_objects(tmp_path: Path) -> None:
     assert lines[0] == "2 samples of 2 images"
     assert lines[1] == "objects   2; per sample 1 on average, at most 2"
     assert lines[-1] == "classes   1: cup 2"
+
+
+def test_depth() -> None:
+    """A quarter unknown, half at 1.25 m, a quarter at 12.55 m: steps of 0.1 m, rounded down, and bars of two metres."""
+    depth = np.zeros(SIZE, dtype=np.float32)
+    depth[:, 15:45], depth[:, 45:] = 1.25, 12.55
+    sample = Sample(np.zeros((*SIZE, 3), np.uint8), SIZE, "depth", targets=Targets(depth=depth), image_id="a")
+    found = stats([sample, sample])
+    assert found.decimetres == {12: 2 * 30 * 40, 125: 2 * 15 * 40} and not any(found.objects)
+    told = found.to_dict()
+    assert told["known_depth"] == 0.75
+    assert told["metres"] == pytest.approx({"median": 1.2, "mean": (2 * 1.2 + 12.5) / 3, "max": 12.5})
+    assert table(found)[-1] == "depth     median 1.2, mean 5.0, at most 12.5 metres; 75% of pixels known"
+    bars_ = _by_metres(found.decimetres)
+    between = dict.fromkeys(("2-4 m", "4-6 m", "6-8 m", "8-10 m", "10-12 m"), 0.0)
+    assert bars_ == between | {"0-2 m": 66.7, "12-14 m": 33.3}
+    assert chart(found, "depth").width > 100
 
 
 def test_questions(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ chart(found, "rec").save("rec.png")
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class Stats:
     classes: Counter[str] = field(default_factory=Counter)  # objects, or pieces of label maps, of each class
     words: Counter[int] = field(default_factory=Counter)  # words of a phrase or question -> samples
     answer_words: Counter[int] = field(default_factory=Counter)
+    decimetres: Counter[int] = field(default_factory=Counter)  # of depth, rounded down -> pixels
+    unknown: int = 0  # pixels of depth maps that say nothing
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: counts, and quantiles of what is continuous."""
@@ -55,6 +58,8 @@ class Stats:
             "classes": dict(self.classes.most_common()),
             "words": _summary(self.words),
             "answer_words": _summary(self.answer_words),
+            "metres": {name: value / 10 for name, value in _summary(self.decimetres).items()},
+            "known_depth": self.decimetres.total() / max(1, self.decimetres.total() + self.unknown),
         }
 
     def share_counts(self) -> dict[str, int]:
@@ -96,6 +101,10 @@ def table(found: Stats) -> list[str]:
         if told[key]["max"]:
             said = told[key]
             lines.append(f"{name:9} median {said['median']:g}, mean {said['mean']:.1f}, at most {said['max']} words")
+    if found.decimetres:
+        metres = told["metres"]
+        far = f"median {metres['median']:.1f}, mean {metres['mean']:.1f}, at most {metres['max']:.1f} metres"
+        lines.append(f"depth     {far}; {told['known_depth']:.0%} of pixels known")
     if found.classes:
         shown = ", ".join(f"{name} {count}" for name, count in _most(found.classes).items())
         lines.append(f"classes   {len(found.classes)}: {shown}")
@@ -104,7 +113,7 @@ def table(found: Stats) -> list[str]:
 
 def chart(found: Stats, title: str) -> Any:
     """A ``PIL.Image`` of the counts as bars: objects per sample, areas, classes, words; only those that there are."""
-    panels: dict[str, dict[str, int]] = {}
+    panels: dict[str, Mapping[str, float]] = {}
     if any(found.objects):
         panels["objects per sample"] = _binned(found.objects)
         panels["object area (COCO's sizes)"] = {name: found.areas[name] for name in AREAS}
@@ -115,8 +124,11 @@ def chart(found: Stats, title: str) -> Any:
         panels["words of a phrase or question"] = _binned(found.words)
     if any(found.answer_words):
         panels["words of an answer"] = _binned(found.answer_words)
+    if found.decimetres:
+        panels["pixels of each depth, %"] = _by_metres(found.decimetres)
     if not panels:
-        raise DataError(f"{title}: there is nothing to draw (got {found.samples} samples without objects or words)")
+        got = f"{found.samples} samples without objects, words and depth"
+        raise DataError(f"{title}: there is nothing to draw (got {got}); leave out --out")
     return charts(panels, title=f"{title}: {found.samples} samples of {found.images} images")
 
 
@@ -126,6 +138,11 @@ def _count(found: Stats, sample: Sample, targets: Targets) -> None:
         found.words[len(sample.text.split())] += 1
     if targets.text:
         found.answer_words[len(targets.text.split())] += 1
+    if targets.depth is not None:
+        known = targets.depth[targets.depth > 0]
+        steps, counts = np.unique((known * 10).astype(np.int64), return_counts=True)
+        found.decimetres.update(dict(zip(steps.tolist(), counts.tolist(), strict=True)))
+        found.unknown += targets.depth.size - known.size
     areas, labels = _areas(targets)
     if areas or not targets.text:  # what is answered in words alone is about no objects
         found.objects[len(areas)] += 1
@@ -154,6 +171,16 @@ def _summary(counts: Counter[int]) -> dict[str, float]:
     times = np.array([counts[n] for n in numbers.tolist()])
     middle = numbers[np.searchsorted(np.cumsum(times), (times.sum() + 1) // 2)]
     return {"mean": float((numbers * times).sum() / times.sum()), "median": float(middle), "max": int(numbers[-1])}
+
+
+def _by_metres(decimetres: Counter[int]) -> dict[str, float]:
+    """Parts of the pixels by metres, in ten steps of whole metres at most."""
+    step = max(decimetres) // 100 + 1
+    counts: Counter[int] = Counter()
+    for number, count in decimetres.items():
+        counts[number // (10 * step)] += count
+    every = range(max(counts) + 1)
+    return {f"{k * step}-{(k + 1) * step} m": round(100 * counts[k] / counts.total(), 1) for k in every}
 
 
 def _quantiles(values: list[float]) -> list[float]:
