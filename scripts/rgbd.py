@@ -1,6 +1,6 @@
 """Depth on five real RGB-D frames: learnt by heart, each frame left out in turn, and asked about other rooms.
 
-    python scripts/rgbd.py REAL_DATA/open3d_rgbd --out runs/rgbd [--steps 200] [--folds 0 1 2 3 4] [--picture rgbd.png]
+    python scripts/rgbd.py REAL_DATA/open3d_rgbd --out runs/rgbd [--steps 200] [--folds 0 1 2 3 4] [--picture rgbd.jpg]
 
 The frames are neighbours in a video of one room, so the one left out is hardly new: the table says how good a copy of
 the nearest training frame's depth would be. What the model knows of other rooms, two pictures of other cameras tell.
