@@ -25,14 +25,17 @@ STATE = "training_state.pt"
 TRAINED = "trained.safetensors"
 """Trained parameters in their training dtype, by name: the adapter's and whatever else the recipe trains."""
 HEADS = "objectives.safetensors"
+LAST, BEST = "last", "best"
+"""Links to checkpoints: the newest, and the one with the highest score so far."""
 
 
-def save(
-    out: Path, step: int, model: UfoModel, objectives: nn.Module, recipe: Recipe, state: Mapping[str, Any]
-) -> Path:
-    """Write ``out/checkpoint-step`` and move ``last`` to it; older ones beyond the limit are removed."""
-    final = out / f"checkpoint-{step}"
-    part = out / f".checkpoint-{step}.part"
+def part(out: Path, step: int) -> Path:
+    """Where a checkpoint is written until it is complete."""
+    return out / f".checkpoint-{step}.part"
+
+
+def write(part: Path, model: UfoModel, objectives: nn.Module, recipe: Recipe, state: Mapping[str, Any]) -> None:
+    """Write weights, processor, recipe and training state; the main process alone."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     if model.adapter is None:
@@ -46,11 +49,18 @@ def save(
     recipe.save(part / "recipe.yaml")
     torch.save(dict(state), part / STATE)
     model.save_settings(part)
+
+
+def complete(part: Path, out: Path, step: int, limit: int) -> Path:
+    """Give a written checkpoint its name and move ``last`` to it; older ones beyond ``limit`` are removed."""
+    final = out / f"checkpoint-{step}"
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
-    _point(out / "last", final.name)
-    for old in steps(out)[: -recipe.train.save_total_limit]:
-        shutil.rmtree(out / f"checkpoint-{old}")
+    point(out / LAST, final.name)
+    kept = {(out / link).resolve() for link in (LAST, BEST)}
+    for old in steps(out)[:-limit]:
+        if (folder := out / f"checkpoint-{old}").resolve() not in kept:
+            shutil.rmtree(folder)
     return final
 
 
@@ -59,7 +69,7 @@ def steps(out: Path) -> list[int]:
     return sorted(int(p.name.rpartition("-")[2]) for p in out.glob("checkpoint-*") if p.is_dir())
 
 
-def _point(link: Path, target: str) -> None:
+def point(link: Path, target: str) -> None:
     """Replace a symbolic link in one rename."""
     fresh = link.with_name(f".{link.name}.part")
     fresh.unlink(missing_ok=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from tqdm.auto import tqdm
 
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
-from ufo_tune.engine import checkpoint, load
+from ufo_tune.engine import checkpoint, load, sharding
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.sources import Sources
@@ -30,10 +30,6 @@ from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError
 from ufo_tune.models import lora
 from ufo_tune.models.ufo import UfoModel
-
-UNUSED = DistributedDataParallelKwargs(find_unused_parameters=True)
-"""A family may own parameters that nothing reads: LLaVA takes the tower's states before its last layers."""
-
 
 @dataclass(slots=True)
 class _Run:
@@ -118,14 +114,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     if (out / "last").exists() and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
     check_objectives(recipe.objectives)  # before weights are loaded
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else processes without accelerators do not find each other
-        gradient_accumulation_steps=section.gradient_accumulation_steps,
-        mixed_precision="bf16" if section.bf16 else "no",
-        log_with=list(section.report_to) or None,
-        project_dir=str(out),
-        kwargs_handlers=[UNUSED],
-    )
+    accelerator = sharding.start(section, out)
     set_seed(section.seed)
     m = recipe.model
     last = (out / "last").resolve()
@@ -138,26 +127,24 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     lora.apply(model, m)
     if section.gradient_checkpointing:
         model.recompute_activations()
-    module = Trainable(model, recipe.objectives)
+    module = Trainable(model, recipe.objectives, always_see=sharding.is_sharded(accelerator))
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
     model.settings["templates"] = {**model.templates, **sources.templates()}
     model.settings["task_options"] = {**model.task_options, **recipe.tasks}
     opt = optimizer(model, module.objectives, section)
-    step = 0
+    state = checkpoint.resume(last, model, module.objectives) if resuming else {"step": 0}
+    module, opt = sharding.prepare(accelerator, section, module, opt)
     if resuming:
-        state = checkpoint.resume(last, model, module.objectives)
-        opt.load_state_dict(state["optimizer"])
+        sharding.resume(accelerator, module, opt, state["optimizer"], last)
         sources.loader.load_state_dict(state["loader"])
-        torch.set_rng_state(state["rng"])
-        step = state["step"]
-    module, opt = accelerator.prepare(module, opt)
+        _set_random(state["random"], accelerator.process_index)
     module.train()
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         recipe.save(out / "recipe.yaml")
         if section.report_to:
             accelerator.init_trackers("tensorboard")
-    return _Run(recipe, out, accelerator, model, module, opt, sources, step)
+    return _Run(recipe, out, accelerator, model, module, opt, sources, state["step"])
 
 
 def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
@@ -190,27 +177,50 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
 
 
 def _save(run: _Run) -> int:
-    """Write a checkpoint from the main process; the others wait."""
+    """Write a checkpoint: whole weights from the main process, and whatever each process has for itself."""
     accelerator = run.accelerator
     accelerator.wait_for_everyone()
+    state = {
+        "step": run.step,
+        "optimizer": sharding.optimizer_state(accelerator, run.module, run.optimizer),
+        "loader": run.sources.loader.state_dict(),
+        "random": gather_object([_random()]),
+    }
+    part = checkpoint.part(run.out, run.step)
+    with sharding.whole(accelerator, run.module):
+        if accelerator.is_main_process:
+            plain: Trainable = accelerator.unwrap_model(run.module)
+            checkpoint.write(part, run.model, plain.objectives, run.recipe, state)
+        accelerator.wait_for_everyone()
+    sharding.save_shards(accelerator, run.module, part)
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        state = {
-            "step": run.step,
-            "optimizer": run.optimizer.state_dict(),
-            "loader": run.sources.loader.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        plain: Trainable = accelerator.unwrap_model(run.module)
-        checkpoint.save(run.out, run.step, run.model, plain.objectives, run.recipe, state)
+        checkpoint.complete(part, run.out, run.step, run.recipe.train.save_total_limit)
     accelerator.wait_for_everyone()
     return run.step
 
 
+def _random() -> dict[str, torch.Tensor]:
+    """The states of this process's generators."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_random(states: list[dict[str, torch.Tensor]], process: int) -> None:
+    """Go on with the generators of a checkpoint; of another number of processes, with those of one of them."""
+    own = states[process % len(states)]
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
+
+
 def _evaluate(run: _Run, log: _Log) -> None:
     run.module.eval()
-    for name, protocol in parse_suites(run.recipe.eval.protocols).items():
-        results = evaluate(run.model, protocol, limit=run.recipe.eval.limit, progress=False)
-        log.write({f"{name}/{split}/{k}": v for split, values in results.items() for k, v in values.items()})
+    with sharding.whole(run.accelerator, run.module):
+        for name, protocol in parse_suites(run.recipe.eval.protocols).items():
+            results = evaluate(run.model, protocol, limit=run.recipe.eval.limit, progress=False)
+            log.write({f"{name}/{split}/{k}": v for split, values in results.items() for k, v in values.items()})
+        run.accelerator.wait_for_everyone()
     run.module.train()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ufo_tune import plugins
@@ -12,6 +14,9 @@ from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
 from ufo_tune.objectives._base import ObjectiveProtocol
+
+_BLANK = 64
+"""Side of the picture shown where there is none, in pixels."""
 
 
 def check_objectives(options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -39,12 +44,17 @@ class Trainable(nn.Module):
     Args:
         model: whose parameters train.
         options: objective -> its options.
+        always_see: run the vision tower on batches without images too. Where weights are gathered layer by layer, a
+            process that leaves the tower out would let the others wait for ever.
     """
 
-    def __init__(self, model: UfoModel, options: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, model: UfoModel, options: Mapping[str, Mapping[str, Any]], *, always_see: bool = False
+    ) -> None:
         super().__init__()
         check_objectives(options)
         self.model = model
+        self._always_see = always_see
         self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
             {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
         )
@@ -56,7 +66,17 @@ class Trainable(nn.Module):
         terms: dict[str, LossTerm] = {}
         for objective in self._each():
             terms |= objective(batch, output, lambda extra: self.model(batch, extra))
+        if self._always_see and not batch.pixels:
+            name, term = next(iter(terms.items()))
+            terms[name] = LossTerm(term.total + 0.0 * self._blank(batch.ids.device), term.count)
         return terms
+
+    def _blank(self, device: torch.device) -> Tensor:
+        """The sum of what the vision tower sees in a black picture."""
+        processor, picture = self.model.processor, np.zeros((_BLANK, _BLANK, 3), dtype=np.uint8)
+        pixels = processor.join_pixels([processor.pixels(picture, processor.plan(picture.shape[:2]))])
+        features, _ = self.model.vlm.image_features({name: value.to(device) for name, value in pixels.items()})
+        return features.sum().float()
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each term is divided by; known before the pass."""
