@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ufo_tune.config import Recipe
 from ufo_tune.errors import ModelError
@@ -25,6 +25,7 @@ STATE = "training_state.pt"
 TRAINED = "trained.safetensors"
 """Trained parameters in their training dtype, by name: the adapter's and whatever else the recipe trains."""
 HEADS = "objectives.safetensors"
+_MODEL, _OBJECTIVES = "model.vlm.hf.", "objectives."  # names in a Trainable
 LAST, BEST = "last", "best"
 """Links to checkpoints: the newest, and the one with the highest score so far."""
 
@@ -34,17 +35,29 @@ def part(out: Path, step: int) -> Path:
     return out / f".checkpoint-{step}.part"
 
 
-def write(part: Path, model: UfoModel, objectives: nn.Module, recipe: Recipe, state: Mapping[str, Any]) -> None:
-    """Write weights, processor, recipe and training state; the main process alone."""
+def write(
+    part: Path, model: UfoModel, weights: Mapping[str, Tensor], recipe: Recipe, state: Mapping[str, Any]
+) -> None:
+    """Write weights, processor, recipe and training state; the main process alone.
+
+    Args:
+        part: folder to write.
+        model: whose settings, and how its weights are saved.
+        weights: of the ``Trainable``, by name there.
+        recipe: of the run.
+        state: what resuming needs besides.
+    """
     shutil.rmtree(part, ignore_errors=True)
+    own, heads = (_below(weights, prefix) for prefix in (_MODEL, _OBJECTIVES))
     part.mkdir(parents=True)
     if model.adapter is None:
-        model.vlm.hf.save_pretrained(part)  # type: ignore[operator]
+        model.vlm.hf.save_pretrained(part, state_dict=own)  # type: ignore[operator]
     else:
-        model.adapter.save_pretrained(part)
-        save_file(trained_parameters(model), part / TRAINED)
-    if heads := {k: v.contiguous() for k, v in objectives.state_dict().items()}:
-        save_file(heads, part / HEADS)
+        model.adapter.save_pretrained(part, state_dict=_below(own, "", "base_model.model."))
+        trained = {n for n, p in model.vlm.hf.named_parameters() if p.requires_grad}
+        save_file({n: v.detach().cpu().contiguous() for n, v in own.items() if n in trained}, part / TRAINED)
+    if heads:
+        save_file({n: v.detach().cpu().contiguous() for n, v in heads.items()}, part / HEADS)
     model.processor.save(part)
     recipe.save(part / "recipe.yaml")
     torch.save(dict(state), part / STATE)
@@ -77,10 +90,9 @@ def point(link: Path, target: str) -> None:
     os.replace(fresh, link)
 
 
-def trained_parameters(model: UfoModel) -> dict[str, torch.Tensor]:
-    """Parameters that train, by name in the Hugging Face model."""
-    named = model.vlm.hf.named_parameters()
-    return {n: p.detach().cpu().contiguous() for n, p in named if p.requires_grad}
+def _below(weights: Mapping[str, Tensor], prefix: str, instead: str = "") -> dict[str, Tensor]:
+    """Those whose names start with ``prefix``, by the rest of the name."""
+    return {instead + n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
 
 
 def resume(folder: Path, model: UfoModel, objectives: nn.Module) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, parse_flag_from_env
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ufo_tune.config import TrainSection
@@ -117,16 +118,21 @@ def whole(accelerator: Accelerator, module: Any) -> Iterator[None]:
         offload._register_deepspeed_module(offload.module)
 
 
+@contextmanager
+def state_dict(accelerator: Accelerator, module: Any) -> Iterator[dict[str, Tensor]]:
+    """Every weight by its name in the module that was prepared, whole on the main process. All processes enter."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        yield _gathered(module.state_dict())
+    else:
+        with whole(accelerator, module):
+            yield accelerator.unwrap_model(module).state_dict()
+
+
 def optimizer_state(accelerator: Accelerator, module: Any, optimizer: Any) -> dict[str, Any]:
     """The optimizer's state, whole on the main process; empty where ``save_shards`` writes it. All processes call."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return {}
-    if accelerator.distributed_type == DistributedType.FSDP:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_optimizer_state_dict(module, optimizer.optimizer, options=options)
-    state: dict[str, Any] = optimizer.state_dict()
+    state: dict[str, Any] = _gathered(optimizer.state_dict())
     return state
 
 
@@ -148,10 +154,26 @@ def resume(accelerator: Accelerator, module: Any, optimizer: Any, state: dict[st
         module.load_checkpoint(str(folder / SHARDS), tag=_TAG, load_module_strict=False)
     elif not state:
         raise ConfigError(f"{folder}: was written under DeepSpeed (got {SHARDS}); resume with its profile")
-    elif accelerator.distributed_type == DistributedType.FSDP:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-        set_optimizer_state_dict(module, optimizer.optimizer, state, options=options)
     else:
-        optimizer.load_state_dict(state)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parted = {
+            number: {name: _parted(value, parameters[number]) for name, value in values.items()}
+            for number, values in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": parted})
+
+
+def _gathered(value: Any) -> Any:
+    """A tree of tensors with those that FSDP parted made whole, on the CPU; all processes call."""
+    if isinstance(value, DTensor):
+        return value.full_tensor().to("cpu", copy=True)  # a copy waits for the others; the result need not have
+    if isinstance(value, dict):
+        return {name: _gathered(part) for name, part in value.items()}
+    return [_gathered(part) for part in value] if isinstance(value, list) else value
+
+
+def _parted(value: Any, parameter: Tensor) -> Any:
+    """What this process keeps of an optimizer's whole tensor: as much as of the parameter."""
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

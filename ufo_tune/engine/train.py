@@ -187,10 +187,9 @@ def _save(run: _Run) -> int:
         "random": gather_object([_random()]),
     }
     part = checkpoint.part(run.out, run.step)
-    with sharding.whole(accelerator, run.module):
+    with sharding.state_dict(accelerator, run.module) as weights:
         if accelerator.is_main_process:
-            plain: Trainable = accelerator.unwrap_model(run.module)
-            checkpoint.write(part, run.model, plain.objectives, run.recipe, state)
+            checkpoint.write(part, run.model, weights, run.recipe, state)
         accelerator.wait_for_everyone()
     sharding.save_shards(accelerator, run.module, part)
     accelerator.wait_for_everyone()
