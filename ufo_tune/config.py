@@ -141,6 +141,18 @@ class EvalSection(_Section):
     protocols: tuple[str, ...] = ()
     limit: int = Field(0, ge=0)
     """Samples of each protocol; 0: all."""
+    best: str = ""
+    """``protocol/split/metric``: the checkpoint with its highest value is kept, linked as ``best``; with a minus sign
+    in front (``-nyu_depth/test/RMSE``), the lowest."""
+
+    @model_validator(mode="after")
+    def _best_is_evaluated(self) -> Self:
+        protocol = self.best.removeprefix("-").partition("/")[0]
+        if self.best and (self.best.count("/") != 2 or not self.every):
+            raise ValueError(f"best {self.best!r} needs protocol/split/metric, and every above 0")
+        if self.best and protocol not in {Path(p.partition(":")[0]).stem for p in self.protocols}:
+            raise ValueError(f"best {self.best!r} names no protocol of this section; use {list(self.protocols)}")
+        return self
 
 
 class _Document(_Section):

@@ -1,6 +1,6 @@
 """``ufo-tune`` under FSDP2 on CPUs, for tests: accelerate offers that profile on accelerators only.
 
-    torchrun --nproc-per-node 2 fsdp_on_cpu.py train RECIPE --out RUN
+torchrun --nproc-per-node 2 fsdp_on_cpu.py train RECIPE --out RUN
 """
 
 from __future__ import annotations

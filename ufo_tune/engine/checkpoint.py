@@ -35,9 +35,7 @@ def part(out: Path, step: int) -> Path:
     return out / f".checkpoint-{step}.part"
 
 
-def write(
-    part: Path, model: UfoModel, weights: Mapping[str, Tensor], recipe: Recipe, state: Mapping[str, Any]
-) -> None:
+def write(part: Path, model: UfoModel, weights: Mapping[str, Tensor], recipe: Recipe, state: Mapping[str, Any]) -> None:
     """Write weights, processor, recipe and training state; the main process alone.
 
     Args:

@@ -9,7 +9,6 @@ Which one runs is the profile's choice (``accelerate launch --config_file``), th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,14 +51,13 @@ def start(section: TrainSection, out: Path) -> Accelerator:
         kwargs_handlers=handlers,
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # transformers would part weights while it makes them; neither new tokens nor adapters would find their matrices.
+        # transformers would part weights while it makes them, and neither new tokens nor adapters find their matrices.
         unset_hf_deepspeed_config()
     for variable, kind in _ASKED.items():
         if parse_flag_from_env(variable) and accelerator.distributed_type != kind:
             raise ConfigError(
                 f"accelerate: the profile asks for {kind.value} (got {accelerator.distributed_type.value} on "
-                f"{accelerator.device.type}); use the profile ddp here"
-                + (", or leave out use_cpu" if kind is DistributedType.DEEPSPEED and "ACCELERATE_USE_CPU" in os.environ else "")
+                f"{accelerator.device.type}); leave out use_cpu, or take the profile ddp"
             )
     return accelerator
 
@@ -79,8 +77,13 @@ def prepare(
     return prepared
 
 
+def in_step(accelerator: Accelerator) -> bool:
+    """Whether all processes must run the same modules in every pass, because each waits for the others' part of it."""
+    return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether no process holds all weights between steps: then all must run the same modules in the same order."""
+    """Whether no process holds all weights between steps."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return accelerator.state.deepspeed_plugin.zero_stage == 3
     return accelerator.distributed_type == DistributedType.FSDP

@@ -44,13 +44,11 @@ class Trainable(nn.Module):
     Args:
         model: whose parameters train.
         options: objective -> its options.
-        always_see: run the vision tower on batches without images too. Where weights are gathered layer by layer, a
-            process that leaves the tower out would let the others wait for ever.
+        always_see: run the vision tower on batches without images too. Where processes
+            exchange weights or gradients module by module, one that leaves the tower out lets the others wait for ever.
     """
 
-    def __init__(
-        self, model: UfoModel, options: Mapping[str, Mapping[str, Any]], *, always_see: bool = False
-    ) -> None:
+    def __init__(self, model: UfoModel, options: Mapping[str, Mapping[str, Any]], *, always_see: bool = False) -> None:
         super().__init__()
         check_objectives(options)
         self.model = model
