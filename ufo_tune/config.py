@@ -53,6 +53,14 @@ class ModelSection(_Section):
     lora: LoraSection = LoraSection()
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Dtype the weights are loaded in."""
+    quantization: Literal["", "nf4", "int8"] = ""
+    """QLoRA: the frozen matrices of the language model in 4 or 8 bits (bitsandbytes)."""
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_frozen(self) -> Self:
+        if self.quantization and self.language == "full":
+            raise ValueError(f"{self.quantization} weights cannot train (got language: full); set language: lora")
+        return self
 
 
 class MixtureEntry(_Section):
@@ -115,8 +123,9 @@ class TrainSection(_Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     lr_multipliers: dict[Literal["vision", "projector", "language", "tokens"], float] = {}
-    optim: Literal["adamw", "muon"] = "adamw"
-    """``muon``: orthogonalised steps for the hidden matrices of small models trained in full, AdamW for the rest."""
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"] = "adamw"
+    """``_8bit`` and ``paged_`` are bitsandbytes': moments in 8 bits, or moved to the CPU when the GPU is full.
+    ``muon``: orthogonalised steps for the hidden matrices of small models trained in full, AdamW for the rest."""
     muon_learning_rate: float = Field(0.02, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)

@@ -28,14 +28,18 @@ def merge(run: Path, out: Path) -> dict[str, float]:
         run: a run folder or one of its checkpoints (full fine-tunes are copied and verified alike).
         out: folder to write; must not exist yet.
     Returns:
-        ``{"text": ..., "mask": ...}``: the largest relative difference of text and mask logits to the run's.
+        ``{"text": ..., "mask": ...}``: the largest relative difference of text and mask logits to the run's. A run
+        on quantised weights is merged into the base's own precision; ``quantized text`` and ``quantized mask`` then
+        say how far the run itself, on its quantised weights, is from what was merged.
     Raises:
         ConfigError: ``out`` exists.
         ModelError: the run cannot be loaded, or the merged model answers differently (``out`` is then removed).
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; choose another --out")
-    model = load(run)
+    model = load(run, quantization="")  # merging into four bits would round away what was learnt
+    quantized = model.settings.pop("quantization", "")
+    apart = _relative(probe.outputs(load(run)), probe.outputs(model)) if quantized else {}
     expected = probe.outputs(model)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -54,7 +58,7 @@ def merge(run: Path, out: Path) -> dict[str, float]:
         shutil.rmtree(part)
         raise
     part.rename(out)
-    return differences
+    return differences | {f"quantized {name}": value for name, value in apart.items()}
 
 
 def _elsewhere(folder: Path) -> dict[str, Tensor]:
@@ -69,11 +73,16 @@ def _elsewhere(folder: Path) -> dict[str, Tensor]:
         return loaded
 
 
+def _relative(expected: dict[str, Tensor], got: dict[str, Tensor]) -> dict[str, float]:
+    """The largest difference of each output, relative to the largest expected value."""
+    return {
+        name: float((value - got[name]).abs().max()) / float(value.abs().max().clamp_min(1e-6))
+        for name, value in expected.items()
+    }
+
+
 def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
-    differences = {}
-    for name, value in expected.items():
-        scale = float(value.abs().max().clamp_min(1e-6))
-        differences[name] = float((value - got[name]).abs().max()) / scale
+    differences = _relative(expected, got)
     worst = max(differences.values())
     if not worst <= TOLERANCE[dtype]:  # NaN must fail too
         raise ModelError(

@@ -139,8 +139,8 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     if resuming and lora.is_full(m):
         model = load.load(last, dtype=m.dtype)
     else:
-        model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype)
-    model.settings |= {"base": m.base, "base_options": m.options}
+        model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype, quantization=m.quantization)
+    model.settings |= {"base": m.base, "base_options": m.options, "quantization": m.quantization}
     lora.apply(model, m)
     if section.gradient_checkpointing:
         model.recompute_activations()
