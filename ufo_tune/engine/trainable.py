@@ -53,6 +53,7 @@ class Trainable(nn.Module):
         check_objectives(options)
         self.model = model
         self._always_see = always_see
+        self._no_split_modules = list(model.vlm.hf._no_split_modules or ())  # what FSDP gathers at a time
         self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
             {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
         )
@@ -60,21 +61,20 @@ class Trainable(nn.Module):
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """All loss terms of a batch by name; no two objectives share one."""
         before = [t for o in self._each() for t in o.before(batch)]
+        if self._always_see and not batch.pixels:
+            before.insert(0, self._see)
         output = self.model(batch, before)
         terms: dict[str, LossTerm] = {}
         for objective in self._each():
             terms |= objective(batch, output, lambda extra: self.model(batch, extra))
-        if self._always_see and not batch.pixels:
-            name, term = next(iter(terms.items()))
-            terms[name] = LossTerm(term.total + 0.0 * self._blank(batch.ids.device), term.count)
         return terms
 
-    def _blank(self, device: torch.device) -> Tensor:
-        """The sum of what the vision tower sees in a black picture."""
+    def _see(self, embeds: Tensor, batch: Batch) -> Tensor:
+        """Embeddings as they are, after a look at a black picture, where the image features would have come in."""
         processor, picture = self.model.processor, np.zeros((_BLANK, _BLANK, 3), dtype=np.uint8)
         pixels = processor.join_pixels([processor.pixels(picture, processor.plan(picture.shape[:2]))])
-        features, _ = self.model.vlm.image_features({name: value.to(device) for name, value in pixels.items()})
-        return features.sum().float()
+        features, _ = self.model.vlm.image_features({name: value.to(embeds.device) for name, value in pixels.items()})
+        return embeds + 0.0 * features.sum().to(embeds.dtype)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each term is divided by; known before the pass."""
