@@ -58,8 +58,12 @@ class ModelSection(_Section):
 
     @model_validator(mode="after")
     def _quantized_weights_are_frozen(self) -> Self:
-        if self.quantization and self.language == "full":
-            raise ValueError(f"{self.quantization} weights cannot train (got language: full); set language: lora")
+        # Without an adapter a checkpoint is the whole model, and would hold the packed matrices.
+        whole = self.language == "full" or (self.language == "frozen" and self.train_tokens == "full")
+        if self.quantization and whole:
+            raise ValueError(
+                f"{self.quantization} weights stay as they are (got language: {self.language}); set language: lora"
+            )
         return self
 
 

@@ -62,16 +62,23 @@ def write(part: Path, model: UfoModel, weights: Mapping[str, Tensor], recipe: Re
     model.save_settings(part)
 
 
-def complete(part: Path, out: Path, step: int, limit: int) -> Path:
-    """Give a written checkpoint its name and move ``last`` to it; older ones beyond ``limit`` are removed."""
+def complete(part: Path, out: Path, step: int, limit: int, best: bool = False) -> Path:
+    """Give a written checkpoint its name and move ``last`` to it; older ones beyond ``limit`` are removed.
+
+    ``best`` moves first: the state that ``last`` resumes from knows the best score, and must find its checkpoint.
+    """
     final = out / f"checkpoint-{step}"
-    shutil.rmtree(final, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)  # of a run that died before ``last`` moved
     part.rename(final)
+    if best:
+        point(out / BEST, final.name)
     point(out / LAST, final.name)
     kept = {(out / link).resolve() for link in (LAST, BEST)}
     for old in steps(out)[:-limit]:
         if (folder := out / f"checkpoint-{old}").resolve() not in kept:
             shutil.rmtree(folder)
+    for torn in out.glob(".checkpoint-*.part"):  # left by a save that was killed
+        shutil.rmtree(torn)
     return final
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ufo_tune.engine import probe
 from ufo_tune.engine.load import load
+from ufo_tune.engine.quantized import matrices
 from ufo_tune.errors import ConfigError, ModelError
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -33,14 +34,20 @@ def merge(run: Path, out: Path) -> dict[str, float]:
         say how far the run itself, on its quantised weights, is from what was merged.
     Raises:
         ConfigError: ``out`` exists.
-        ModelError: the run cannot be loaded, or the merged model answers differently (``out`` is then removed).
+        ModelError: the run cannot be loaded, its base is quantised on disk, or the merged model answers differently
+            (``out`` is then removed).
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; choose another --out")
-    model = load(run, quantization="")  # merging into four bits would round away what was learnt
-    quantized = model.settings.pop("quantization", "")
-    apart = _relative(probe.outputs(load(run)), probe.outputs(model)) if quantized else {}
+    model = load(run, quantization="")
+    if packed := matrices(model.vlm.hf):
+        raise ModelError(
+            f"{run}: its base is quantised on disk (got {len(packed)} packed matrices, {packed[0]} first), and merging "
+            "would round away what was learnt; train on the base in full precision with model.quantization: nf4"
+        )
     expected = probe.outputs(model)
+    # Far more than merging changes is what the run saw while it trained: the rounded base under its adapter.
+    apart = _relative(expected, probe.outputs(load(run))) if model.settings.pop("quantization", "") else {}
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     if model.adapter is not None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from ufo_tune.engine import checkpoint, load, sharding
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.preemption import Notice, noticed
+from ufo_tune.engine.room import before_training
 from ufo_tune.engine.sources import Sources
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.trainable import Trainable, check_objectives
@@ -94,7 +96,7 @@ def _loop(run: _Run, log: _Log, bar: tqdm[Any]) -> None:
     section, every = run.recipe.train, run.recipe.eval.every
     batches = iter(run.sources.loader)
     run.started = time.monotonic()
-    saved = -1
+    saved = run.step or -1  # a run that is resumed has its step on disk
     while run.step < section.max_steps and not run.stopping and not _out_of_time(run):
         window = [next(batches).to(run.accelerator.device) for _ in range(section.gradient_accumulation_steps)]
         terms = _step(run, window)
@@ -103,9 +105,7 @@ def _loop(run: _Run, log: _Log, bar: tqdm[Any]) -> None:
         bar.update()
         better = _due(run.step, every) and _evaluate(run, log)
         if better or _due(run.step, section.save_steps):
-            saved = _save(run)
-        if better:
-            _link_best(run)
+            saved = _save(run, better)
     log.flush()
     if saved != run.step:
         _save(run)
@@ -146,6 +146,8 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
         model.recompute_activations()
     module = Trainable(model, recipe.objectives, always_see=sharding.in_step(accelerator))
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
+    if accelerator.is_main_process:
+        tqdm.write(before_training(recipe, accelerator, sources), file=sys.stderr)
     model.settings["templates"] = {**model.templates, **sources.templates()}
     model.settings["task_options"] = {**model.task_options, **recipe.tasks}
     opt = optimizer(model, module.objectives, section)
@@ -196,8 +198,13 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
     return {n: LossTerm(totals[n], counts[n]) for n in names}
 
 
-def _save(run: _Run) -> int:
-    """Write a checkpoint: whole weights from the main process, and whatever each process has for itself."""
+def _save(run: _Run, best: bool = False) -> int:
+    """Write a checkpoint: whole weights from the main process, and whatever each process has for itself.
+
+    Args:
+        run: what is saved.
+        best: link it as the best so far; it then stays however many come after.
+    """
     accelerator = run.accelerator
     accelerator.wait_for_everyone()
     state = {
@@ -215,7 +222,7 @@ def _save(run: _Run) -> int:
     sharding.save_shards(accelerator, run.module, part)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        checkpoint.complete(part, run.out, run.step, run.recipe.train.save_total_limit)
+        checkpoint.complete(part, run.out, run.step, run.recipe.train.save_total_limit, best)
     accelerator.wait_for_everyone()
     return run.step
 
@@ -261,17 +268,10 @@ def _is_best(run: _Run, scores: Mapping[str, float]) -> bool:
     if name not in scores:
         raise ConfigError(f"eval.best: no such value (got {asked!r}); {did_you_mean(name, list(scores))}")
     value = -scores[name] if asked.startswith("-") else scores[name]
-    if run.best is not None and value <= run.best:
+    if math.isnan(value) or (run.best is not None and value <= run.best):
         return False
     run.best = value
     return True
-
-
-def _link_best(run: _Run) -> None:
-    """Point ``best`` to the checkpoint of this step; it stays however many come after."""
-    if run.accelerator.is_main_process:
-        checkpoint.point(run.out / checkpoint.BEST, f"checkpoint-{run.step}")
-    run.accelerator.wait_for_everyone()
 
 
 class _Log:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ufo_tune.core import pieces
 from ufo_tune.core.losses import dice, focal
 from ufo_tune.core.retrieval import mask_logits
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
@@ -53,11 +54,17 @@ class Objective(nn.Module):
             if not mine:
                 continue
             queries = output.hidden[row, batch.slot_index[mine]]  # [M, S, D]
-            targets = torch.stack([batch.slot_targets[m] for m in mine])  # [M, Hc, Wc]
-            logits = raise_to(mask_logits(queries, output.image_features[row]), targets.shape[-2:])  # [M, Hc, Wc]
-            _add(terms, "dice", dice(logits, targets), self.dice_weight)
-            _add(terms, "focal", focal(logits, targets), self.focal_weight)
+            small = mask_logits(queries, output.image_features[row])  # [M, h*s, w*s]
+            found = pieces.summed(_losses, small, [batch.slot_targets[m] for m in mine])
+            _add(terms, "dice", found["dice"], self.dice_weight)
+            _add(terms, "focal", found["focal"], self.focal_weight)
         return terms
+
+
+def _losses(small: Tensor, targets: Tensor) -> dict[str, LossTerm]:
+    """Of logits [M, h*s, w*s] raised to the targets' size [M, Hc, Wc]."""
+    logits = raise_to(small, targets.shape[-2:])
+    return {"dice": dice(logits, targets), "focal": focal(logits, targets)}
 
 
 def raise_to(logits: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
