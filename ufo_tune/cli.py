@@ -202,6 +202,23 @@ def _add_work(commands: _Commands) -> None:
     )
     _recipe(sub)
 
+    sub = _command(
+        commands,
+        "estimate",
+        "work:estimate",
+        "count what a recipe needs on each GPU, before anything is spent: memory by part, tokens and operations of a "
+        "step, the KV cache of its evaluation; reads the base's config and a few samples, no weights, and needs no GPU",
+        "estimate quickstart\nestimate my.yaml --gpus 8 --profile zero2,zero3\n"
+        "estimate my.yaml --gpus 1 --model.quantization nf4 --train.gradient_checkpointing true --json",
+        free=_SECTIONS,
+    )
+    _recipe(sub)
+    sub.add_argument("--gpus", type=int, default=8, help="that share the work, one process each (%(default)s)")
+    sub.add_argument(
+        "--profile", default="", help="of recipes/accelerate/, by comma: ddp, zero1, zero2, zero3, ... (all)"
+    )
+    _json(sub)
+
 
 def _add_use(commands: _Commands) -> None:
     sub = _command(

@@ -53,6 +53,18 @@ class ModelSection(_Section):
     lora: LoraSection = LoraSection()
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Dtype the weights are loaded in."""
+    quantization: Literal["", "nf4", "int8"] = ""
+    """QLoRA: the frozen matrices of the language model in 4 or 8 bits (bitsandbytes)."""
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_frozen(self) -> Self:
+        # Without an adapter a checkpoint is the whole model, and would hold the packed matrices.
+        whole = self.language == "full" or (self.language == "frozen" and self.train_tokens == "full")
+        if self.quantization and whole:
+            raise ValueError(
+                f"{self.quantization} weights stay as they are (got language: {self.language}); set language: lora"
+            )
+        return self
 
 
 class MixtureEntry(_Section):
@@ -121,8 +133,9 @@ class TrainSection(_Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     lr_multipliers: dict[Literal["vision", "projector", "language", "tokens"], float] = {}
-    optim: Literal["adamw", "muon"] = "adamw"
-    """``muon``: orthogonalised steps for the hidden matrices of small models trained in full, AdamW for the rest."""
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"] = "adamw"
+    """``_8bit`` and ``paged_`` are bitsandbytes': moments in 8 bits, or moved to the CPU when the GPU is full.
+    ``muon``: orthogonalised steps for the hidden matrices of small models trained in full, AdamW for the rest."""
     muon_learning_rate: float = Field(0.02, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
@@ -147,6 +160,18 @@ class EvalSection(_Section):
     protocols: tuple[str, ...] = ()
     limit: int = Field(0, ge=0)
     """Samples of each protocol; 0: all."""
+    best: str = ""
+    """``protocol/split/metric``: the checkpoint with its highest value is kept, linked as ``best``; with a minus sign
+    in front (``-nyu_depth/test/RMSE``), the lowest."""
+
+    @model_validator(mode="after")
+    def _best_is_evaluated(self) -> Self:
+        protocol = self.best.removeprefix("-").partition("/")[0]
+        if self.best and (self.best.count("/") != 2 or not self.every):
+            raise ValueError(f"best {self.best!r} needs protocol/split/metric, and every above 0")
+        if self.best and protocol not in {Path(p.partition(":")[0]).stem for p in self.protocols}:
+            raise ValueError(f"best {self.best!r} names no protocol of this section; use {list(self.protocols)}")
+        return self
 
 
 class _Document(_Section):

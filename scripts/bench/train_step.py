@@ -13,16 +13,14 @@ which are the same.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _measure import markdown, peak_of, write_json
+from _measure import Side, markdown, side_by_side, write_json
 from torch import Tensor, nn
 
 from ufo_tune.config import ModelSection, TrainSection
@@ -70,79 +68,55 @@ class FullLogits(nn.Module):
         return {"token": token_cross_entropy(output.logits(output.hidden), wanted)}
 
 
-def model(folder: Path, vocabulary: int, width: int, layers: int) -> UfoModel:
-    """A model whose head has exactly so many rows."""
+def model(folder: Path, vocabulary: int, width: int, layers: int, side: int = SIDE, patch: int = 14) -> UfoModel:
+    """A model whose head has exactly so many rows, on squares of ``side`` pixels."""
     known = [*WORDS, "detect", "background"]
     named = len(tiny.tokenizer(known, CODEC.num_bins)) + len(CODEC.special_tokens)
     filler = [f"word{n}" for n in range(vocabulary - named)]
     path = tiny.build(
-        "llava", folder, width=width, layers=layers, vision_layers=1, heads=8, image_size=SIDE, patch=14,
+        "llava", folder, width=width, layers=layers, vision_layers=1, heads=8, image_size=side, patch=patch,
         words=[*known, *filler], integers=CODEC.num_bins,
     )  # fmt: skip
     return llava.build(str(path), CODEC, dtype=torch.float32)
 
 
-def batch(built: UfoModel) -> Batch:
-    """One row of the detection task, every grid point kept."""
-    asked = ask("detection", "scenes_detection", {"keep": 100})
-    sample = open_dataset("scenes", "", "train", "detection", {"side": SIDE})[0]
+def batch(built: UfoModel, task: str = "detection", keep: int = 100, side: int = SIDE, scene: int = 0) -> Batch:
+    """One row of a task on a scene, so many grid points kept."""
+    asked = ask(task, f"scenes_{task}", {"keep": keep})
+    sample = open_dataset("scenes", "", "train", task, {"side": side})[scene]
     collator = Collator(built.processor, asked.task, asked.template, built.codec, asked.encode_options)
     made = collator.rows([(sample,)], np.random.default_rng(0))
     assert made is not None  # no limit of length was given
     return made
 
 
-@dataclass(slots=True)
-class Side:
-    """One way of computing the loss; calling it takes a step and gives CPU seconds."""
-
-    model: UfoModel
-    objective: nn.Module
-    optimizer: torch.optim.Optimizer
-    batch: Batch
-    loss: float = math.nan
-    gradient: float = math.nan
-
-    def __call__(self) -> float:
-        """One step."""
-        start = time.process_time()
-        term = self.objective(self.batch, self.model(self.batch), lambda extra: self.model(self.batch, extra))["token"]
-        mean = term.total / term.count
-        mean.backward()
-        self.optimizer.step()
-        end = time.process_time()
-        gradients = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
-        self.loss, self.gradient = float(mean.detach()), float(torch.stack(gradients).norm())
-        self.optimizer.zero_grad()
-        return end - start
+def prepared(built: UfoModel, train: str) -> tuple[UfoModel, Callable[[], torch.optim.Optimizer]]:
+    """The model in training, with what the recipe trains, and optimizers that move no float32 weight."""
+    lora.apply(built, TRAIN[train].model_copy(update={"lora": TRAIN[train].lora.model_copy(update={"dropout": 0.0})}))
+    section = TrainSection(learning_rate=1e-30, weight_decay=0.0)  # 0 is refused
+    return built.train(), lambda: optimizer(built, nn.ModuleDict(), section)
 
 
 def compare(built: UfoModel, train: str, repeat: int) -> dict[str, Any]:
     """One row of the table: both sides on one model."""
-    lora.apply(built, TRAIN[train].model_copy(update={"lora": TRAIN[train].lora.model_copy(update={"dropout": 0.0})}))
-    section = TrainSection(learning_rate=1e-30, weight_decay=0.0)  # 0 is refused; this moves no float32 weight
-    shared = batch(built.train())
-    sides = {}
-    for name, objective in (("full", FullLogits()), ("supervised", NextToken())):
-        sides[name] = Side(built, objective, optimizer(built, objective, section), shared)
-        sides[name]()  # the optimizer's state is there before anything is measured
-    seconds = [{name: side() for name, side in sides.items()} for _ in range(repeat)]
-    bytes_ = {name: peak_of(side) for name, side in sides.items()}
-    best = {name: min(s[name] for s in seconds) for name in sides}
-    for what in ("loss", "gradient"):
-        values = [getattr(side, what) for side in sides.values()]
-        if not math.isclose(*values, rel_tol=1e-4):
-            raise SystemExit(f"train_step: {what} differs between the sides (got {values}); they must compute the same")
+    built, made = prepared(built, train)
+    shared = batch(built)
+
+    def side(objective: nn.Module) -> Side:
+        return Side(lambda: objective(shared, built(shared), lambda extra: built(shared, extra)), made())
+
+    full, supervised = side(FullLogits()), side(NextToken())
+    seconds, peaks = side_by_side(full, supervised, repeat)
     return {
         "vocabulary": built.vlm.hf.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
         "train": train,
         "tokens": shared.ids.shape[1],
         "supervised": int((shared.labels != IGNORE).sum()),
-        "loss": sides["supervised"].loss,
-        "seconds": best,
-        "bytes": bytes_,
-        "time_ratio": best["full"] / best["supervised"],
-        "memory_ratio": bytes_["full"] / bytes_["supervised"],
+        "loss": supervised.loss,
+        "seconds": dict(zip(("full", "supervised"), seconds, strict=True)),
+        "bytes": dict(zip(("full", "supervised"), peaks, strict=True)),
+        "time_ratio": seconds[0] / seconds[1],
+        "memory_ratio": peaks[0] / peaks[1],
     }
 
 

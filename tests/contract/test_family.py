@@ -14,6 +14,7 @@ from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Answer, Dialogue, Turn
 from ufo_tune.core.views import stitch, to_canvas, tokens_of
 from ufo_tune.engine import checkpoint, hub, load, probe
+from ufo_tune.engine.trainable import Trainable
 from ufo_tune.errors import ModelError
 from ufo_tune.models import lora
 from ufo_tune.objectives.mask_retrieval import Objective as MaskRetrieval
@@ -290,8 +291,6 @@ def test_vision_tower_has_no_lora(model):
 
 def _trained(model, tmp_path, **changes):
     """A run folder: adapter weights moved away from zero, as training would."""
-    from torch import nn
-
     from ufo_tune.config import Recipe
 
     base = tmp_path / "prepared"
@@ -309,7 +308,9 @@ def _trained(model, tmp_path, **changes):
         for n, p in fresh.vlm.hf.named_parameters():
             if p.requires_grad:
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(n))))
-    checkpoint.save(tmp_path / "run", 1, fresh, nn.ModuleDict(), recipe, {"step": 1})
+    part = checkpoint.part(tmp_path / "run", 1)
+    checkpoint.write(part, fresh, Trainable(fresh, {}).state_dict(), recipe, {"step": 1})
+    checkpoint.complete(part, tmp_path / "run", 1, limit=1)
     return fresh
 
 

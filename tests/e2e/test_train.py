@@ -66,7 +66,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, model):
         for file in (tmp_path / "cut" / late).iterdir():
             file.unlink()
         (tmp_path / "cut" / late).rmdir()
-    checkpoint._point(tmp_path / "cut" / "last", "checkpoint-3")
+    checkpoint.point(tmp_path / "cut" / "last", "checkpoint-3")
     resumed = train(recipe(model=model), tmp_path / "cut", resume=True, progress=False)
     name = "trained.safetensors" if model else "model.safetensors"
     first, second = load_file(whole / name), load_file(resumed / name)

@@ -177,6 +177,23 @@ def test_token_cross_entropy_by_hand():
     assert float(weighted.count) == 2.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_token_cross_entropy_has_the_gradient_of_torch(dtype):
+    """Extreme logits, ignored rows and weights; bfloat16 logits are summed in float32 as torch sums ``.float()``."""
+    g = torch.Generator().manual_seed(0)
+    logits = (20 * torch.randn(7, 11, generator=g)).to(dtype).requires_grad_()
+    labels, weights = torch.randint(11, (7,), generator=g), torch.rand(7, generator=g)
+    labels[2] = IGNORE
+    term = token_cross_entropy(logits, labels, weights)
+    (found,) = torch.autograd.grad(3 * term.total, logits)
+    each = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    wanted = (each * weights).sum()
+    (expected,) = torch.autograd.grad(3 * wanted, logits)
+    torch.testing.assert_close(term.total, wanted)
+    torch.testing.assert_close(found, expected)
+    assert found.dtype == dtype and not found[2].any()
+
+
 def test_token_cross_entropy_takes_any_leading_shape():
     logits = torch.randn(2, 3, 5)
     labels = torch.tensor([[1, IGNORE, 4], [0, 2, IGNORE]])

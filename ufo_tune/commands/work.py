@@ -1,7 +1,8 @@
-"""Commands that make something: quickstart (and showcase), prepare, import-ufo, train, merge, check."""
+"""Commands that make something: quickstart (and showcase), prepare, import-ufo, train, merge, check, estimate."""
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -81,3 +82,20 @@ def check(args: Namespace) -> None:
 
     for line in check(recipe):
         print(line)
+
+
+def estimate(args: Namespace) -> None:
+    """What a recipe needs of each GPU, under each profile."""
+    recipe = Recipe.load(args.recipe, args.overrides)
+    from ufo_tune.engine import estimate as engine
+    from ufo_tune.errors import ConfigError
+    from ufo_tune.plugins import did_you_mean
+
+    if args.gpus < 1:
+        raise ConfigError(f"--gpus is out of range (got {args.gpus}); give 1 or more")
+    profiles = args.profile.split(",") if args.profile else list(engine.PROFILES)
+    for name in profiles:
+        if name not in engine.PROFILES:
+            raise ConfigError(f"--profile: no such profile (got {name!r}); {did_you_mean(name, engine.PROFILES)}")
+    found = engine.estimate(recipe, gpus=args.gpus, profiles=profiles)
+    print(json.dumps(found.to_dict(), indent=1) if args.json else "\n".join(engine.text(found)))

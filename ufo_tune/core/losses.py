@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ufo_tune.core.types import IGNORE, LossTerm
 
@@ -23,16 +26,35 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None =
         The weighted sum over supervised tokens and the sum of their weights.
     """
     flat = labels.reshape(-1)  # [T]
-    losses = F.cross_entropy(
-        logits.reshape(len(flat), logits.shape[-1]).float(),  # [T, V]
-        flat,
-        ignore_index=IGNORE,
-        reduction="none",
-    )
     mass = (flat != IGNORE).float()
     if weights is not None:
         mass = mass * weights.reshape(-1).float()
-    return LossTerm((losses * mass).sum(), mass.sum())
+    rows = logits.reshape(len(flat), logits.shape[-1])  # [T, V]
+    total: Tensor = _CrossEntropy.apply(rows, flat.clamp_min(0), mass)  # type: ignore[no-untyped-call]
+    return LossTerm(total, mass.sum())
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The sum over rows of logits [T, V]. Keeps the logits alone and makes one array of their size at a time.
+
+    torch's own holds three in float32 on the way back, and with a vocabulary of 150,000 they are most of a step's
+    memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, mass: Tensor) -> Tensor:
+        normal = logits.float().logsumexp(1)  # [T]
+        ctx.save_for_backward(logits, labels, mass, normal)
+        chosen = logits.gather(1, labels[:, None])[:, 0].float()  # [T]
+        return ((normal - chosen) * mass).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, labels, mass, normal = ctx.saved_tensors
+        p = (logits - normal[:, None]).exp_()  # [T, V] float32, whatever the logits are
+        p[torch.arange(len(labels), device=labels.device), labels] -= 1
+        return p.mul_((mass * grad)[:, None]).to(logits.dtype), None, None
 
 
 def dice(logits: Tensor, targets: Tensor) -> LossTerm:

@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +77,5 @@ def initialise_rows(weight: Tensor, new_ids: list[int]) -> None:
     if not new_ids:
         return
     with torch.no_grad():
-        old = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-        old[new_ids] = False
+        old = torch.from_numpy(np.setdiff1d(np.arange(len(weight)), new_ids)).to(weight.device)
         weight[new_ids] = weight[old].float().mean(0).to(weight.dtype)

@@ -201,7 +201,7 @@ class Batch:
         return Batch(**{name: move(getattr(self, name)) for name in self.__slots__})
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO-3 looks for tensors in a module's output by ``vars``
 class ModelOutput:
     """What a forward pass gives to objectives. Logits are computed only where ``logits`` is called."""
 

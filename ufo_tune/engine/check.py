@@ -3,19 +3,15 @@
     for line in check(Recipe.load("quickstart")): ...
 
 Names and options are resolved, every dataset gives its first sample, every question is rendered once, and memory is
-estimated from the model's config alone.
+estimated without weights (``engine.estimate``).
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from ufo_tune import plugins
 from ufo_tune.config import ModelSection, Protocol, Recipe
@@ -25,13 +21,13 @@ from ufo_tune.data.augment import Augment
 from ufo_tune.data.images import sample_image
 from ufo_tune.data.open import find_dataset, open_dataset
 from ufo_tune.engine.load import EMBEDDED
+from ufo_tune.engine.room import before_anything
 from ufo_tune.engine.sources import Asked, ask, dataset_task, open_entries, steps
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.tiling import check_tiling
 from ufo_tune.engine.trainable import check_objectives
-from ufo_tune.errors import ConfigError, DataError
+from ufo_tune.errors import ConfigError, DataError, ModelError
 from ufo_tune.models import tiny
-from ufo_tune.models.base import VLM
 from ufo_tune.models.ufo import CONFIG_NAME, read_settings
 
 
@@ -53,7 +49,7 @@ def check(recipe: Recipe) -> list[str]:
     lines += left_out
     for name, protocol in _suites(recipe).items():
         lines += check_protocol(protocol, codec, f"eval {name}")
-    return [*lines, *_memory(recipe, codec)]
+    return [*lines, *_memory(recipe)]
 
 
 def resolve(recipe: Recipe) -> list[str]:
@@ -141,72 +137,13 @@ def _short(text: str, codec: Codec) -> str:
     return re.sub(rf"({either})\1+", lambda m: f"{m[1]} x {len(m[0]) // len(m[1])}", text)
 
 
-def _memory(recipe: Recipe, codec: Codec) -> list[str]:
-    """Parameters and bytes from the config alone, on the meta device."""
-    model = recipe.model
-    module = plugins.find("models", model.family)
-    family = next(
-        (v for v in vars(module).values() if isinstance(v, type) and issubclass(v, VLM) and v is not VLM), None
-    )
-    config = _config(model)
-    if family is None or config is None:
-        return ["memory: not estimated (the base's config is not on this machine)"]
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        vlm = family(AutoModelForImageTextToText.from_config(config))
-    total = sum(p.numel() for p in vlm.hf.parameters())
-    adapters, whole = _trained(vlm, model, codec)
-    size = {"float32": 4, "bfloat16": 2}.get(model.dtype, 2 if torch.cuda.is_available() else 4)
-    state = 3 * (4 * adapters + size * whole)  # gradient and two moments; adapters are kept in float32
-    return [
-        f"memory: {_count(total)} parameters of which {_count(adapters + whole)} train; "
-        f"weights {_bytes(size * total)}, gradients and optimizer {_bytes(state)}; activations come on top "
-        f"(rows: {recipe.train.per_device_train_batch_size} of at most {recipe.data.max_length} tokens)"
-    ]
-
-
-def _config(model: ModelSection) -> Any:
-    from transformers import AutoConfig
-
-    if model.base.startswith("tiny:"):
-        with tempfile.TemporaryDirectory() as folder:
-            return AutoConfig.from_pretrained(
-                tiny.build(model.base.removeprefix("tiny:"), Path(folder), **tiny.split(model.options)[0])
-            )
+def _memory(recipe: Recipe) -> list[str]:
+    """What the recipe needs, from the base's config; a line that says why where that cannot be had."""
     try:
-        return AutoConfig.from_pretrained(EMBEDDED if model.base == "embedded" else model.base)
-    except OSError:  # a Hub id without network, which is no fault of the recipe
-        if (Path(model.base)).is_absolute():
+        return before_anything(recipe)
+    except ModelError as error:
+        if Path(recipe.model.base).is_absolute():
             raise ConfigError(
-                f"model.base: no such folder (got {model.base!r}); make it with `ufo-tune prepare`"
-            ) from None
-        return None
-
-
-def _trained(vlm: VLM, model: ModelSection, codec: Codec) -> tuple[int, int]:
-    """(parameters of adapters and token rows, parameters of parts that train whole)."""
-    parts = {"vision": model.vision, "projector": model.projector, "language": model.language}
-    parts["tokens"] = "full" if model.train_tokens == "full" else "frozen"
-    whole = sum(p.numel() for n, p in vlm.hf.named_parameters() if parts[vlm.part_of(n)] == "full")
-    hf: Any = vlm.hf
-    tables = {id(t): t for t in (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)}  # one where tied
-    new = len(codec.special_tokens) if model.train_tokens == "new" else 0
-    adapters = sum(new * t.shape[1] for t in tables.values())
-    if model.language == "lora":
-        linear = (
-            m for n, m in vlm.hf.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(vlm.lora_targets, n)
-        )
-        adapters += sum(model.lora.r * (m.in_features + m.out_features) for m in linear)
-    return adapters, whole
-
-
-def _count(number: int) -> str:
-    return next(
-        (f"{number / unit:.3g} {name}" for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= unit),
-        str(number),
-    )
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 2**30:.3g} GiB" if number >= 2**30 else f"{number / 2**20:.3g} MiB"
+                f"model.base: no such folder (got {recipe.model.base!r}); make it with `ufo-tune prepare`"
+            ) from error
+        return [f"memory: not estimated ({error})"]

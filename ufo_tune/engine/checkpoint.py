@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ufo_tune.config import Recipe
 from ufo_tune.errors import ModelError
@@ -25,32 +25,60 @@ STATE = "training_state.pt"
 TRAINED = "trained.safetensors"
 """Trained parameters in their training dtype, by name: the adapter's and whatever else the recipe trains."""
 HEADS = "objectives.safetensors"
+_MODEL, _OBJECTIVES = "model.vlm.hf.", "objectives."  # names in a Trainable
+LAST, BEST = "last", "best"
+"""Links to checkpoints: the newest, and the one with the highest score so far."""
 
 
-def save(
-    out: Path, step: int, model: UfoModel, objectives: nn.Module, recipe: Recipe, state: Mapping[str, Any]
-) -> Path:
-    """Write ``out/checkpoint-step`` and move ``last`` to it; older ones beyond the limit are removed."""
-    final = out / f"checkpoint-{step}"
-    part = out / f".checkpoint-{step}.part"
+def part(out: Path, step: int) -> Path:
+    """Where a checkpoint is written until it is complete."""
+    return out / f".checkpoint-{step}.part"
+
+
+def write(part: Path, model: UfoModel, weights: Mapping[str, Tensor], recipe: Recipe, state: Mapping[str, Any]) -> None:
+    """Write weights, processor, recipe and training state; the main process alone.
+
+    Args:
+        part: folder to write.
+        model: whose settings, and how its weights are saved.
+        weights: of the ``Trainable``, by name there.
+        recipe: of the run.
+        state: what resuming needs besides.
+    """
     shutil.rmtree(part, ignore_errors=True)
+    own, heads = (_below(weights, prefix) for prefix in (_MODEL, _OBJECTIVES))
     part.mkdir(parents=True)
     if model.adapter is None:
-        model.vlm.hf.save_pretrained(part)  # type: ignore[operator]
+        model.vlm.hf.save_pretrained(part, state_dict=own)  # type: ignore[operator]
     else:
-        model.adapter.save_pretrained(part)
-        save_file(trained_parameters(model), part / TRAINED)
-    if heads := {k: v.contiguous() for k, v in objectives.state_dict().items()}:
-        save_file(heads, part / HEADS)
+        model.adapter.save_pretrained(part, state_dict=_below(own, "", "base_model.model."))
+        trained = {n for n, p in model.vlm.hf.named_parameters() if p.requires_grad}
+        save_file({n: v.detach().cpu().contiguous() for n, v in own.items() if n in trained}, part / TRAINED)
+    if heads:
+        save_file({n: v.detach().cpu().contiguous() for n, v in heads.items()}, part / HEADS)
     model.processor.save(part)
     recipe.save(part / "recipe.yaml")
     torch.save(dict(state), part / STATE)
     model.save_settings(part)
-    shutil.rmtree(final, ignore_errors=True)
+
+
+def complete(part: Path, out: Path, step: int, limit: int, best: bool = False) -> Path:
+    """Give a written checkpoint its name and move ``last`` to it; older ones beyond ``limit`` are removed.
+
+    ``best`` moves first: the state that ``last`` resumes from knows the best score, and must find its checkpoint.
+    """
+    final = out / f"checkpoint-{step}"
+    shutil.rmtree(final, ignore_errors=True)  # of a run that died before ``last`` moved
     part.rename(final)
-    _point(out / "last", final.name)
-    for old in steps(out)[: -recipe.train.save_total_limit]:
-        shutil.rmtree(out / f"checkpoint-{old}")
+    if best:
+        point(out / BEST, final.name)
+    point(out / LAST, final.name)
+    kept = {(out / link).resolve() for link in (LAST, BEST)}
+    for old in steps(out)[:-limit]:
+        if (folder := out / f"checkpoint-{old}").resolve() not in kept:
+            shutil.rmtree(folder)
+    for torn in out.glob(".checkpoint-*.part"):  # left by a save that was killed
+        shutil.rmtree(torn)
     return final
 
 
@@ -59,7 +87,7 @@ def steps(out: Path) -> list[int]:
     return sorted(int(p.name.rpartition("-")[2]) for p in out.glob("checkpoint-*") if p.is_dir())
 
 
-def _point(link: Path, target: str) -> None:
+def point(link: Path, target: str) -> None:
     """Replace a symbolic link in one rename."""
     fresh = link.with_name(f".{link.name}.part")
     fresh.unlink(missing_ok=True)
@@ -67,10 +95,9 @@ def _point(link: Path, target: str) -> None:
     os.replace(fresh, link)
 
 
-def trained_parameters(model: UfoModel) -> dict[str, torch.Tensor]:
-    """Parameters that train, by name in the Hugging Face model."""
-    named = model.vlm.hf.named_parameters()
-    return {n: p.detach().cpu().contiguous() for n, p in named if p.requires_grad}
+def _below(weights: Mapping[str, Tensor], prefix: str, instead: str = "") -> dict[str, Tensor]:
+    """Those whose names start with ``prefix``, by the rest of the name."""
+    return {instead + n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
 
 
 def resume(folder: Path, model: UfoModel, objectives: nn.Module) -> dict[str, Any]:

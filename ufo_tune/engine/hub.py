@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ufo_tune.engine import probe
 from ufo_tune.engine.load import load
+from ufo_tune.engine.quantized import matrices
 from ufo_tune.errors import ConfigError, ModelError
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -28,15 +29,25 @@ def merge(run: Path, out: Path) -> dict[str, float]:
         run: a run folder or one of its checkpoints (full fine-tunes are copied and verified alike).
         out: folder to write; must not exist yet.
     Returns:
-        ``{"text": ..., "mask": ...}``: the largest relative difference of text and mask logits to the run's.
+        ``{"text": ..., "mask": ...}``: the largest relative difference of text and mask logits to the run's. A run
+        on quantised weights is merged into the base's own precision; ``quantized text`` and ``quantized mask`` then
+        say how far the run itself, on its quantised weights, is from what was merged.
     Raises:
         ConfigError: ``out`` exists.
-        ModelError: the run cannot be loaded, or the merged model answers differently (``out`` is then removed).
+        ModelError: the run cannot be loaded, its base is quantised on disk, or the merged model answers differently
+            (``out`` is then removed).
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; choose another --out")
-    model = load(run)
+    model = load(run, quantization="")
+    if packed := matrices(model.vlm.hf):
+        raise ModelError(
+            f"{run}: its base is quantised on disk (got {len(packed)} packed matrices, {packed[0]} first), and merging "
+            "would round away what was learnt; train on the base in full precision with model.quantization: nf4"
+        )
     expected = probe.outputs(model)
+    # Far more than merging changes is what the run saw while it trained: the rounded base under its adapter.
+    apart = _relative(expected, probe.outputs(load(run))) if model.settings.pop("quantization", "") else {}
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     if model.adapter is not None:
@@ -54,7 +65,7 @@ def merge(run: Path, out: Path) -> dict[str, float]:
         shutil.rmtree(part)
         raise
     part.rename(out)
-    return differences
+    return differences | {f"quantized {name}": value for name, value in apart.items()}
 
 
 def _elsewhere(folder: Path) -> dict[str, Tensor]:
@@ -69,11 +80,16 @@ def _elsewhere(folder: Path) -> dict[str, Tensor]:
         return loaded
 
 
+def _relative(expected: dict[str, Tensor], got: dict[str, Tensor]) -> dict[str, float]:
+    """The largest difference of each output, relative to the largest expected value."""
+    return {
+        name: float((value - got[name]).abs().max()) / float(value.abs().max().clamp_min(1e-6))
+        for name, value in expected.items()
+    }
+
+
 def _compare(expected: dict[str, Tensor], got: dict[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
-    differences = {}
-    for name, value in expected.items():
-        scale = float(value.abs().max().clamp_min(1e-6))
-        differences[name] = float((value - got[name]).abs().max()) / scale
+    differences = _relative(expected, got)
     worst = max(differences.values())
     if not worst <= TOLERANCE[dtype]:  # NaN must fail too
         raise ModelError(

@@ -272,7 +272,8 @@ def _write_adapter(part: Path, out: Path, parts: Parts, alpha: float) -> None:
             for letter, value in pair.items():
                 parameters[name.replace(".weight", f".lora_{letter}.default.weight")].copy_(value)
     model.adapter.save_pretrained(part)
-    save_file(checkpoint.trained_parameters(model), part / checkpoint.TRAINED)
+    trained = {n: p.detach().contiguous() for n, p in parameters.items() if p.requires_grad}
+    save_file(trained, part / checkpoint.TRAINED)
     model.processor.save(part)
     model.settings |= {"base": str((out / "base").absolute()), "base_options": {}}
     model.save_settings(part)

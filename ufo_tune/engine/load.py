@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ufo_tune import plugins
 from ufo_tune.core.codec import Codec
-from ufo_tune.engine import checkpoint
+from ufo_tune.engine import checkpoint, quantized
 from ufo_tune.errors import ModelError
 from ufo_tune.models import tiny
 from ufo_tune.models.ufo import CONFIG_NAME, UfoModel, read_settings
@@ -24,9 +24,13 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny_base"
 ADAPTER = "adapter_config.json"
 
 
-def load(path: str | Path, *, dtype: str = "auto") -> UfoModel:
+def load(path: str | Path, *, dtype: str = "auto", quantization: str | None = None) -> UfoModel:
     """A model that ufo-tune wrote: a prepared base, a merged model, or a run (its last complete checkpoint).
 
+    Args:
+        path: its folder.
+        dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32.
+        quantization: ``nf4`` or ``int8``, or an empty string for none; default: as the run was trained.
     Raises:
         ModelError: not such a folder, or a truncated one.
     """
@@ -37,11 +41,19 @@ def load(path: str | Path, *, dtype: str = "auto") -> UfoModel:
         folder = (folder / "last").resolve()
     settings = read_settings(folder)
     if (folder / ADAPTER).exists():
-        return _with_adapter(folder, settings, dtype)
-    return _checked(folder, lambda: _build(str(folder), settings, dtype))
+        return _with_adapter(folder, settings, dtype, quantization)
+    return _checked(folder, lambda: _build(str(folder), settings, dtype, quantization or ""))
 
 
-def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any], *, dtype: str = "auto") -> UfoModel:
+def base(
+    name: str,
+    family: str,
+    codec: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    dtype: str = "auto",
+    quantization: str = "",
+) -> UfoModel:
     """A base to train: anything ``load`` takes, ``embedded``, ``tiny:<family>``, or a plain Hugging Face model.
 
     Args:
@@ -50,6 +62,7 @@ def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any],
         codec: fields of the codec for a base that has none yet.
         options: of the family's ``build`` (a tiny family: of ``models.tiny.build`` too).
         dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32.
+        quantization: of the language model's matrices: ``nf4``, ``int8`` or none.
     """
     if name == "embedded":
         name = str(EMBEDDED)
@@ -58,42 +71,46 @@ def base(name: str, family: str, codec: dict[str, Any], options: dict[str, Any],
             kind = name.removeprefix("tiny:")
             sizes, rest = tiny.split(options)
             made = tiny.build(kind, Path(temporary), **sizes)
-            return base(str(made), kind.partition("/")[0], codec, rest, dtype=dtype)
+            return base(str(made), kind.partition("/")[0], codec, rest, dtype=dtype, quantization=quantization)
     last = Path(name) / "last"
     folder = last.resolve() if last.exists() else Path(name)
     if (folder / CONFIG_NAME).exists():
         if (folder / ADAPTER).exists():
             raise ModelError(f"{name}: is an adapter, no base (got {ADAPTER}); first run `ufo-tune merge {name}`")
-        return load(folder, dtype=dtype)
+        return load(folder, dtype=dtype, quantization=quantization)
     build = plugins.find("models", family).build
     plugins.check_options(f"models/{family}", build, options)
     chosen = Codec.from_dict({**Codec().to_dict(), **codec})
-    model: UfoModel = _checked(Path(name), lambda: build(name, chosen, **options, dtype=_dtype(dtype)))
+    kept = _weights(dtype, quantization)
+    model: UfoModel = _checked(Path(name), lambda: build(name, chosen, **options, **kept))
     return model
 
 
-def _build(path: str, settings: dict[str, Any], dtype: str) -> UfoModel:
+def _build(path: str, settings: dict[str, Any], dtype: str, quantization: str) -> UfoModel:
     build = plugins.find("models", settings["family"]).build
-    model: UfoModel = build(path, Codec.from_dict(settings["codec"]), **settings["options"], dtype=_dtype(dtype))
+    kept = _weights(dtype, quantization)
+    model: UfoModel = build(path, Codec.from_dict(settings["codec"]), **settings["options"], **kept)
     model.adopt(settings)
     return model
 
 
-def _dtype(dtype: str) -> Any:
-    """CPUs compute bfloat16 several times slower than float32."""
-    if dtype == "auto" and not torch.cuda.is_available():
-        return torch.float32
-    return dtype
+def _weights(dtype: str, quantization: str) -> dict[str, Any]:
+    """How ``from_pretrained`` is to keep weights; CPUs compute bfloat16 several times slower than float32."""
+    kept = torch.float32 if dtype == "auto" and not torch.cuda.is_available() else dtype
+    return {"dtype": kept, **quantized.weights(quantization, kept)}
 
 
-def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str) -> UfoModel:
+def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str, quantization: str | None) -> UfoModel:
     """The run's base with the adapter's layers in place and every trained parameter on top."""
     origin = settings["base"]
-    model = base(origin, settings["family"], settings["codec"], settings["base_options"], dtype=dtype)
+    kept = settings.get("quantization", "") if quantization is None else quantization
+    model = base(
+        origin, settings["family"], settings["codec"], settings["base_options"], dtype=dtype, quantization=kept
+    )
     hf: Any = model.vlm.hf
     model.adapter = _checked(folder, lambda: PeftModel.from_pretrained(hf, str(folder)))
     checkpoint.restore(model, _checked(folder, lambda: load_file(folder / checkpoint.TRAINED)), folder)
-    model.settings |= {k: settings[k] for k in ("base", "base_options")}
+    model.settings |= {k: settings[k] for k in ("base", "base_options", "quantization") if k in settings}
     model.adopt(settings)
     return model
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
+from typing import Any
 
 import torch
 from torch import nn
 
 from ufo_tune.config import TrainSection
 from ufo_tune.engine.muon import Muon
+from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
 
+_BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}
 
-def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> torch.optim.AdamW:
+
+def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> torch.optim.Optimizer:
     """AdamW with one group for each (part, decayed or not); vectors (norms, biases) are not decayed.
 
     With ``optim: muon`` the hidden matrices of tower, projector and decoder take Muon's step instead. Each group keeps
@@ -36,8 +41,24 @@ def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> 
         listed.append({"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay, "name": part})
         if section.optim == "muon":
             listed[-1]["muon"] = muon
+    betas = (0.9, section.adam_beta2)
+    if section.optim in _BITSANDBYTES:
+        return _bitsandbytes(section.optim)(listed, betas=betas)
     kind = Muon if section.optim == "muon" else torch.optim.AdamW
-    return kind(listed, betas=(0.9, section.adam_beta2), fused=True)  # a fifth of the loop's time, on CPUs too
+    return kind(listed, betas=betas, fused=True)  # a fifth of the loop's time, on CPUs too
+
+
+def _bitsandbytes(name: str) -> Any:
+    """The class of an optimizer of bitsandbytes.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"train.optim: bitsandbytes is not installed (got {name!r}); pip install 'ufo-tune[quant]'")
+    from bitsandbytes import optim
+
+    return getattr(optim, _BITSANDBYTES[name])
 
 
 def _plain(name: str) -> str:

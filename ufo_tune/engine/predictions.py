@@ -229,6 +229,9 @@ def claim(folder: Path, origin: Mapping[str, Any]) -> None:
     if not path.exists():
         for finished in _files(folder):
             finished.unlink()
+        fresh = folder / f".{UNFINISHED}.part"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)  # whole or not at all: half a claim would be another's
     elif path.read_text(encoding="utf-8") != text:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(k for k in {*before, *origin} if before.get(k) != origin.get(k))
@@ -236,7 +239,6 @@ def claim(folder: Path, origin: Mapping[str, Any]) -> None:
             f"{folder}: holds unfinished predictions of another run (got another {', '.join(changed)}); "
             "delete the folder or choose another --out"
         )
-    path.write_text(text, encoding="utf-8")
 
 
 def release(folder: Path) -> None:

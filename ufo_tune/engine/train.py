@@ -8,31 +8,33 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from tqdm.auto import tqdm
 
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
-from ufo_tune.engine import checkpoint, load
+from ufo_tune.engine import checkpoint, load, sharding
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.optim import factor, optimizer, set_lr
+from ufo_tune.engine.preemption import Notice, noticed
+from ufo_tune.engine.room import before_training
 from ufo_tune.engine.sources import Sources
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError
 from ufo_tune.models import lora
 from ufo_tune.models.ufo import UfoModel
-
-UNUSED = DistributedDataParallelKwargs(find_unused_parameters=True)
-"""A family may own parameters that nothing reads: LLaVA takes the tower's states before its last layers."""
+from ufo_tune.plugins import did_you_mean
 
 
 @dataclass(slots=True)
@@ -49,6 +51,9 @@ class _Run:
     step: int = 0
     started: float = 0.0
     seconds: float = 0.0  # since then, as the main process counts
+    notice: Notice = field(default_factory=Notice)  # that this process is to stop
+    stopping: bool = False  # some process is
+    best: float | None = None  # highest value of eval.best so far, negated where the lowest is best
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -74,28 +79,36 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
     )
     for line in run.sources.left_out if run.accelerator.is_main_process else ():
         bar.write(line, file=sys.stderr)
-    batches = iter(run.sources.loader)
     log = _Log(run, bar)
-    run.started = time.monotonic()
-    saved = -1
-    while run.step < recipe.train.max_steps and not _out_of_time(run):
-        window = [next(batches).to(run.accelerator.device) for _ in range(recipe.train.gradient_accumulation_steps)]
-        terms = _step(run, window)
-        run.step += 1
-        log.add(terms, window)
-        bar.update()
-        if _due(run.step, recipe.train.save_steps):
-            saved = _save(run)
-        if _due(run.step, recipe.eval.every):
-            _evaluate(run, log)
-    log.flush()
-    if saved != run.step:
-        _save(run)
+    with noticed() as run.notice:
+        _loop(run, log, bar)
+    if run.stopping and run.accelerator.is_main_process:
+        bar.write(f"told to stop (SIGTERM): saved at step {run.step}; go on with --resume", file=sys.stderr)
     if not bar.disable:
         bar.write(run.sources.summary())
     bar.close()
     run.accelerator.end_training()
-    return (out / "last").resolve()
+    return (out / checkpoint.LAST).resolve()
+
+
+def _loop(run: _Run, log: _Log, bar: tqdm[Any]) -> None:
+    """Steps until the end of the schedule, of the time or of the machine; the last one is always saved."""
+    section, every = run.recipe.train, run.recipe.eval.every
+    batches = iter(run.sources.loader)
+    run.started = time.monotonic()
+    saved = run.step or -1  # a run that is resumed has its step on disk
+    while run.step < section.max_steps and not run.stopping and not _out_of_time(run):
+        window = [next(batches).to(run.accelerator.device) for _ in range(section.gradient_accumulation_steps)]
+        terms = _step(run, window)
+        run.step += 1
+        log.add(terms, window)
+        bar.update()
+        better = _due(run.step, every) and _evaluate(run, log)
+        if better or _due(run.step, section.save_steps):
+            saved = _save(run, better)
+    log.flush()
+    if saved != run.step:
+        _save(run)
 
 
 def _due(step: int, every: int) -> bool:
@@ -118,14 +131,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     if (out / "last").exists() and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
     check_objectives(recipe.objectives, (entry.task for entry in recipe.data.mixture))  # before weights are loaded
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else processes without accelerators do not find each other
-        gradient_accumulation_steps=section.gradient_accumulation_steps,
-        mixed_precision="bf16" if section.bf16 else "no",
-        log_with=list(section.report_to) or None,
-        project_dir=str(out),
-        kwargs_handlers=[UNUSED],
-    )
+    accelerator = sharding.start(section, out)
     set_seed(section.seed)
     m = recipe.model
     last = (out / "last").resolve()
@@ -133,31 +139,31 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
     if resuming and lora.is_full(m):
         model = load.load(last, dtype=m.dtype)
     else:
-        model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype)
-    model.settings |= {"base": m.base, "base_options": m.options}
+        model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype, quantization=m.quantization)
+    model.settings |= {"base": m.base, "base_options": m.options, "quantization": m.quantization}
     lora.apply(model, m)
     if section.gradient_checkpointing:
         model.recompute_activations()
-    module = Trainable(model, recipe.objectives)
+    module = Trainable(model, recipe.objectives, always_see=sharding.in_step(accelerator))
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
+    if accelerator.is_main_process:
+        tqdm.write(before_training(recipe, accelerator, sources), file=sys.stderr)
     model.settings["templates"] = {**model.templates, **sources.templates()}
     model.settings["task_options"] = {**model.task_options, **recipe.tasks}
     opt = optimizer(model, module.objectives, section)
-    step = 0
+    state: dict[str, Any] = checkpoint.resume(last, model, module.objectives) if resuming else {"step": 0}
+    module, opt = sharding.prepare(accelerator, section, module, opt)
     if resuming:
-        state = checkpoint.resume(last, model, module.objectives)
-        opt.load_state_dict(state["optimizer"])
+        sharding.resume(accelerator, module, opt, state["optimizer"], last)
         sources.loader.load_state_dict(state["loader"])
-        torch.set_rng_state(state["rng"])
-        step = state["step"]
-    module, opt = accelerator.prepare(module, opt)
+        _set_random(state["random"], accelerator.process_index)
     module.train()
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         recipe.save(out / "recipe.yaml")
         if section.report_to:
             accelerator.init_trackers("tensorboard")
-    return _Run(recipe, out, accelerator, model, module, opt, sources, step)
+    return _Run(recipe, out, accelerator, model, module, opt, sources, state["step"], best=state.get("best"))
 
 
 def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
@@ -170,8 +176,11 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
     plain: Trainable = accelerator.unwrap_model(run.module)
     counted = [plain.counts(b) for b in window]
     names = sorted(counted[0])
-    local = torch.stack([torch.stack([c[n].float() for c in counted]).sum() for n in names])  # [terms]
-    counts = dict(zip(names, accelerator.reduce(local, "sum"), strict=True))
+    notice = torch.tensor(float(run.notice.given), device=accelerator.device)  # goes along: a step has one reduction
+    local = torch.stack([*(torch.stack([c[n].float() for c in counted]).sum() for n in names), notice])  # [terms + 1]
+    *told, notices = accelerator.reduce(local, "sum")
+    counts = dict(zip(names, told, strict=True))
+    run.stopping = bool(notices)
     # accelerate divides by the accumulation steps and DDP by the ranks; both means are undone here, counts did it.
     undo = section.gradient_accumulation_steps * accelerator.num_processes
     set_lr(run.optimizer.param_groups, factor(section, run.step, run.seconds))
@@ -189,29 +198,80 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
     return {n: LossTerm(totals[n], counts[n]) for n in names}
 
 
-def _save(run: _Run) -> int:
-    """Write a checkpoint from the main process; the others wait."""
+def _save(run: _Run, best: bool = False) -> int:
+    """Write a checkpoint: whole weights from the main process, and whatever each process has for itself.
+
+    Args:
+        run: what is saved.
+        best: link it as the best so far; it then stays however many come after.
+    """
     accelerator = run.accelerator
     accelerator.wait_for_everyone()
+    state = {
+        "step": run.step,
+        "optimizer": sharding.optimizer_state(accelerator, run.module, run.optimizer),
+        "loader": run.sources.loader.state_dict(),
+        "random": gather_object([_random()]),
+        "best": run.best,
+    }
+    part = checkpoint.part(run.out, run.step)
+    with sharding.state_dict(accelerator, run.module) as weights:
+        if accelerator.is_main_process:
+            checkpoint.write(part, run.model, weights, run.recipe, state)
+        accelerator.wait_for_everyone()
+    sharding.save_shards(accelerator, run.module, part)
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        state = {
-            "step": run.step,
-            "optimizer": run.optimizer.state_dict(),
-            "loader": run.sources.loader.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        plain: Trainable = accelerator.unwrap_model(run.module)
-        checkpoint.save(run.out, run.step, run.model, plain.objectives, run.recipe, state)
+        checkpoint.complete(part, run.out, run.step, run.recipe.train.save_total_limit, best)
     accelerator.wait_for_everyone()
     return run.step
 
 
-def _evaluate(run: _Run, log: _Log) -> None:
+def _random() -> dict[str, torch.Tensor]:
+    """The states of this process's generators."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_random(states: list[dict[str, torch.Tensor]], process: int) -> None:
+    """Go on with the generators of a checkpoint; of another number of processes, with those of one of them."""
+    own = states[process % len(states)]
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
+
+
+def _evaluate(run: _Run, log: _Log) -> bool:
+    """Score the protocols of the recipe; whether ``eval.best`` names a value that is better than before."""
     run.module.eval()
-    for name, protocol in parse_suites(run.recipe.eval.protocols).items():
-        results = evaluate(run.model, protocol, limit=run.recipe.eval.limit, progress=False)
-        log.write({f"{name}/{split}/{k}": v for split, values in results.items() for k, v in values.items()})
+    scores: dict[str, float] = {}
+    with sharding.whole(run.accelerator, run.module):
+        for name, protocol in parse_suites(run.recipe.eval.protocols).items():
+            results = evaluate(run.model, protocol, limit=run.recipe.eval.limit, progress=False)
+            scores |= {f"{name}/{split}/{k}": v for split, values in results.items() for k, v in values.items()}
+        run.accelerator.wait_for_everyone()
+    log.write(scores)
     run.module.train()
+    return _is_best(run, scores)
+
+
+def _is_best(run: _Run, scores: Mapping[str, float]) -> bool:
+    """Whether the value that ``eval.best`` names is better than all before; it is the same on every process.
+
+    Raises:
+        ConfigError: there is no such value.
+    """
+    asked = run.recipe.eval.best
+    if not asked:
+        return False
+    name = asked.removeprefix("-")
+    if name not in scores:
+        raise ConfigError(f"eval.best: no such value (got {asked!r}); {did_you_mean(name, list(scores))}")
+    value = -scores[name] if asked.startswith("-") else scores[name]
+    if math.isnan(value) or (run.best is not None and value <= run.best):
+        return False
+    run.best = value
+    return True
 
 
 class _Log:

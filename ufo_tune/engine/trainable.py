@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from ufo_tune import plugins
@@ -12,6 +13,9 @@ from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
 from ufo_tune.objectives._base import ObjectiveProtocol
+
+_BLANK = 64
+"""Side of the picture shown where there is none, in pixels."""
 
 
 def check_objectives(options: Mapping[str, Mapping[str, Any]], tasks: Iterable[str] = ()) -> None:
@@ -58,12 +62,17 @@ class Trainable(nn.Module):
     Args:
         model: whose parameters train.
         options: objective -> its options.
+        always_see: run the vision tower on batches without images too. Where processes
+            exchange weights or gradients module by module, one that leaves the tower out lets the others wait for ever.
     """
 
-    def __init__(self, model: UfoModel, options: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, model: UfoModel, options: Mapping[str, Mapping[str, Any]], *, always_see: bool = False) -> None:
         super().__init__()
         check_objectives(options)
         self.model = model
+        self._always_see = always_see
+        hf: Any = model.vlm.hf
+        self._no_split_modules = list(hf._no_split_modules or ())  # what FSDP gathers at a time
         self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
             {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
         )
@@ -71,11 +80,20 @@ class Trainable(nn.Module):
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """All loss terms of a batch by name; no two objectives share one."""
         before = [t for o in self._each() for t in o.before(batch)]
+        if self._always_see and not batch.pixels:
+            before.insert(0, self._see)
         output = self.model(batch, before)
         terms: dict[str, LossTerm] = {}
         for objective in self._each():
             terms |= objective(batch, output, lambda extra: self.model(batch, extra))
         return terms
+
+    def _see(self, embeds: Tensor, batch: Batch) -> Tensor:
+        """Embeddings as they are, after a look at a black picture, where the image features would have come in."""
+        processor, picture = self.model.processor, np.zeros((_BLANK, _BLANK, 3), dtype=np.uint8)
+        pixels = processor.join_pixels([processor.pixels(picture, processor.plan(picture.shape[:2]))])
+        features, _ = self.model.vlm.image_features({name: value.to(embeds.device) for name, value in pixels.items()})
+        return embeds + 0.0 * features.sum().to(embeds.dtype)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each term is divided by; known before the pass."""

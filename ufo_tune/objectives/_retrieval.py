@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ufo_tune.core import pieces
 from ufo_tune.core.retrieval import mask_logits
 from ufo_tune.core.types import Batch, LossTerm, ModelOutput, SlotKind
 
 Losses = Callable[[Tensor, Tensor], Mapping[str, LossTerm]]
-"""Logits [M, Hc, Wc] and targets [M, Hc, Wc] of one row -> terms."""
+"""Logits [M, Hc, Wc] and targets [M, Hc, Wc] of some slots of one row -> terms, each a sum over them."""
 
 
 def counts(batch: Batch, kind: SlotKind, terms: Iterable[str], slots: int = 1) -> dict[str, Tensor]:
@@ -22,7 +23,7 @@ def counts(batch: Batch, kind: SlotKind, terms: Iterable[str], slots: int = 1) -
 
 
 def summed(
-    batch: Batch, output: ModelOutput, kind: SlotKind, losses: Losses, weights: Mapping[str, float]
+    batch: Batch, output: ModelOutput, kind: SlotKind, losses: Losses, weights: Mapping[str, float], slots: int = 1
 ) -> dict[str, LossTerm]:
     """Weighted sums of losses over the slots of one kind.
 
@@ -32,14 +33,20 @@ def summed(
         kind: of slot.
         losses: gives a term for each name in ``weights``.
         weights: what every term's total, not its count, is multiplied by.
+        slots: of one map; ``losses`` sees whole maps.
 
     Returns:
         A term for each name in ``weights``. Without slots all are 0 but still part of the graph: a rank without maps
         must call backward through the same parameters.
     """
+
+    def raised(small: Tensor, targets: Tensor) -> Mapping[str, LossTerm]:
+        size = targets.shape[-2:]  # losses are those of the targets' resolution (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2)
+        return losses(F.interpolate(small[:, None], size=size, mode="bilinear", align_corners=False)[:, 0], targets)
+
     terms: dict[str, LossTerm] = {}
-    for logits, targets in _maps(batch, output, kind):
-        for name, term in losses(logits, targets).items():
+    for small, targets in _maps(batch, output, kind):
+        for name, term in pieces.summed(raised, small, targets, group=slots).items():
             old, total = terms.get(name), weights[name] * term.total
             terms[name] = LossTerm(old.total + total, old.count + term.count) if old else LossTerm(total, term.count)
     if not terms:
@@ -48,20 +55,11 @@ def summed(
     return terms
 
 
-def _maps(batch: Batch, output: ModelOutput, kind: SlotKind) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and targets [M, Hc, Wc] of each row's slots of a kind, in order; rows may differ in grid and size.
-
-    Logits are raised to the targets' resolution before the losses (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2).
-    """
+def _maps(batch: Batch, output: ModelOutput, kind: SlotKind) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Logits [M, h*s, w*s] and M targets [Hc, Wc] of each row's slots of a kind, in order; rows may differ in size."""
     owners = batch.slot_owner.tolist()  # [M]
     for row in sorted(set(owners)):
         mine = [m for m, owner in enumerate(owners) if owner == row and batch.slot_kinds[m] == kind]
         if mine:
             queries = output.hidden[row, batch.slot_index[mine]]  # [M, S, D]
-            targets = torch.stack([batch.slot_targets[m] for m in mine])  # [M, Hc, Wc]
-            yield _raised(mask_logits(queries, output.image_features[row]), targets.shape[-2:]), targets
-
-
-def _raised(logits: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear to [M, Hc, Wc]."""
-    return F.interpolate(logits[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+            yield mask_logits(queries, output.image_features[row]), [batch.slot_targets[m] for m in mine]

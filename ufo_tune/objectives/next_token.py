@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ufo_tune.core.losses import token_cross_entropy
 from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
+from ufo_tune.errors import ConfigError
 from ufo_tune.objectives._base import Rerun
 
 TERMS = ("token",)
@@ -22,12 +24,17 @@ class Objective(nn.Module):
     Args:
         weight: of the whole term.
         slot_weight: of slot tokens after the first of a slot: they follow by rule, so they teach nothing once seen.
+        rows: most supervised tokens whose logits exist at once; of more, the logits are made piece by piece, and again
+            in the backward pass. A thousand of them are 600 MB in float32 for a vocabulary of 152,000.
     """
 
-    def __init__(self, *, weight: float = 1.0, slot_weight: float = 1.0) -> None:
+    def __init__(self, *, weight: float = 1.0, slot_weight: float = 1.0, rows: int = 1024) -> None:
         super().__init__()
+        if rows < 1:
+            raise ConfigError(f"objectives.next_token.rows: is out of range (got {rows}); give 1 or more")
         self.weight = weight
         self.slot_weight = slot_weight
+        self.rows = rows
 
     def before(self, batch: Batch) -> list[EmbedTransform]:
         """None."""
@@ -40,8 +47,19 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
         """``{"token": sum of weighted cross-entropies over supervised tokens}``."""
         row, at, labels = predicting(batch.labels, batch.segment)  # [Q] each
-        term = token_cross_entropy(output.logits(output.hidden[row, at]), labels, self._weights(batch, row, at))
-        return {"token": LossTerm(self.weight * term.total, term.count)}
+        hidden, weights = output.hidden[row, at], self._weights(batch, row, at)  # [Q, D], [Q]
+
+        def piece(states: Tensor, wanted: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+            term = token_cross_entropy(output.logits(states), wanted, mass)
+            return term.total, term.count
+
+        pieces = list(zip(*(values.split(self.rows) for values in (hidden, labels, weights)), strict=True))
+        if len(pieces) == 1:
+            done = [piece(*pieces[0])]
+        else:
+            done = [checkpoint(piece, *part, use_reentrant=False) for part in pieces]
+        total, count = (torch.stack(values).sum() for values in zip(*done, strict=True))
+        return {"token": LossTerm(self.weight * total, count)}
 
     def _weights(self, batch: Batch, row: Tensor, at: Tensor) -> Tensor:
         """[Q] weight of each supervised token."""

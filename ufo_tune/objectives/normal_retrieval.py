@@ -40,7 +40,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
         """``{"normal": ...}``, a sum over the batch's maps of normals."""
-        return retrieval.summed(batch, output, "normal", _losses, self.weights)
+        return retrieval.summed(batch, output, "normal", _losses, self.weights, slots=3)
 
 
 def _losses(logits: Tensor, targets: Tensor) -> dict[str, LossTerm]:

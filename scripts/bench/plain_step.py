@@ -1,0 +1,176 @@
+"""A training step of this project against a plain one: same model, batch, loss and gradients, side by side in one run.
+
+    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000] [--answers 40]
+
+One row of instance segmentation at 448 pixels, six objects: 256 image tokens and 40 parallel answers, 18 of them masks,
+as UFO trains. The plain side
+does what the method's text says, in the order in which it says it: it writes the attention rule answer by answer
+into a dense float mask, computes the logits of every position, and then takes one object after the other: its sixteen
+dot products with the image, put together to a map, raised to the size of the target, dice and focal loss. All of it is
+correct, and its single operations are torch's own; losses and gradients must agree within 1e-4, or the run fails.
+Vision tower, decoder, the ``<LOCAL>`` features and the optimizer are the same code on both sides.
+
+The sides alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most that the
+profiler sees allocated during a step, without weights and optimizer state, which are the same. Goals: at least twice as
+fast, at most half the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from _measure import Side, markdown, side_by_side, write_json
+from torch import Tensor
+from train_step import TRAIN, batch, model, prepared
+
+from ufo_tune.core.types import IGNORE, PROMPT, Batch, LossTerm
+from ufo_tune.engine.trainable import Trainable
+from ufo_tune.models.ufo import UfoModel
+
+SIDE, PATCH = 448, 28
+"""Pixels; 16 x 16 image tokens, as many as InternVL has of a tile."""
+SCENE = 4
+"""Of those for training: with six objects, as most have in COCO."""
+OBJECTIVES: dict[str, dict[str, Any]] = {"next_token": {}, "mask_retrieval": {}}
+
+
+def dense_mask(batch: Batch) -> Tensor:
+    """[B, 1, T, T] float32 that is added to attention scores: 0 where a token is seen, else the least number."""
+    rows, length = batch.ids.shape
+    mask = torch.full((rows, 1, length, length), torch.finfo(torch.float32).min)
+    for row in range(rows):
+        segments = batch.segment[row].tolist()
+        prompt = segments.count(PROMPT)
+        images = [i for i in batch.image_index[row].tolist() if i >= 0]
+        mask[row, 0, :prompt, :prompt].masked_fill_(torch.ones(prompt, prompt, dtype=torch.bool).tril(), 0.0)
+        mask[row, 0, images[0] : images[-1] + 1, images[0] : images[-1] + 1] = 0.0  # they stand together
+        for answer in range(max(segments) + 1):
+            first, size = segments.index(answer), segments.count(answer)
+            own = slice(first, first + size)
+            mask[row, 0, own, :prompt] = 0.0
+            mask[row, 0, own, own].masked_fill_(torch.ones(size, size, dtype=torch.bool).tril(), 0.0)
+    return mask
+
+
+def labels_of_next(batch: Batch) -> Tensor:
+    """[B, T]: what each position predicts. Answers follow each other, but each follows the prompt or its own head."""
+    wanted = torch.full_like(batch.labels, IGNORE)
+    for row, labels in enumerate(batch.labels.tolist()):
+        for at, label in enumerate(labels):
+            if label != IGNORE:
+                wanted[row, at - 1] = label  # every answer of a grid task starts with its own <LOCAL>
+    return wanted
+
+
+def mask_losses(states: Tensor, images: Tensor, slots: list[int], target: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice and focal loss of one object.
+
+    Args:
+        states: [T, D] of its row.
+        images: [K] positions of the image tokens, a square of them.
+        slots: positions that predict its slot tokens, a square of them.
+        target: [H, W].
+    """
+    side, part = math.isqrt(len(images)), math.isqrt(len(slots))
+    features = states[images].reshape(side, side, -1)  # [h, w, D]
+    small = torch.zeros(side * part, side * part)
+    for slot, position in enumerate(slots):
+        dotted = features @ states[position] / math.sqrt(states.shape[-1])  # [h, w]
+        small[slot // part :: part, slot % part :: part] = dotted
+    x = F.interpolate(small[None, None], size=target.shape, mode="bilinear")[0, 0]  # [H, W]
+    p = x.sigmoid()
+    dice = 1 - (2 * (p * target).sum() + 1e-3) / (p.sum() + target.sum() + 1e-3)
+    right = p * target + (1 - p) * (1 - target)
+    alpha = 0.25 * target + 0.75 * (1 - target)
+    entropy = F.binary_cross_entropy_with_logits(x, target, reduction="none")
+    return dice, (alpha * (1 - right) ** 2 * entropy).mean()
+
+
+def plain_terms(built: UfoModel, batch: Batch) -> dict[str, LossTerm]:
+    """The same losses, one object after the other."""
+    inputs = built.embed(batch)
+    inputs.mask = dense_mask(batch)
+    hidden = built.decode(inputs, batch)  # [B, T, D]
+    logits = built.vlm.logits(hidden).float()  # [B, T, V]
+    wanted = labels_of_next(batch)
+    token = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE, reduction="sum")  # [B*T, V]
+    losses = []
+    for row, slots, target in zip(batch.slot_owner, batch.slot_index.tolist(), batch.slot_targets, strict=True):
+        images = batch.image_index[row]
+        losses.append(mask_losses(hidden[row], images[images >= 0], slots, target))
+    dice, focal = (torch.stack(values).sum() for values in zip(*losses, strict=True))
+    masks = torch.tensor(float(len(losses)))
+    tokens = (batch.labels != IGNORE).sum().float()
+    return {"token": LossTerm(token, tokens), "dice": LossTerm(dice, masks), "focal": LossTerm(focal, masks)}
+
+
+def compare(built: UfoModel, train: str, answers: int, repeat: int) -> dict[str, Any]:
+    """One row of the table: both sides on one model."""
+    built, made = prepared(built, train)
+    shared = batch(built, "instance_segmentation", answers, SIDE, SCENE)
+    ours = Trainable(built, OBJECTIVES)
+    seconds, peaks = side_by_side(
+        Side(lambda: plain_terms(built, shared), made()), Side(lambda: ours(shared), made()), repeat
+    )
+    return {
+        "vocabulary": built.vlm.hf.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
+        "train": train,
+        "tokens": shared.ids.shape[1],
+        "supervised": int((shared.labels != IGNORE).sum()),
+        "masks": len(shared.slot_targets),
+        "seconds": dict(zip(("plain", "ours"), seconds, strict=True)),
+        "bytes": dict(zip(("plain", "ours"), peaks, strict=True)),
+        "time_ratio": seconds[0] / seconds[1],
+        "memory_ratio": peaks[0] / peaks[1],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in words."""
+    sizes = ("vocabulary", "trains", "tokens", "supervised", "masks")
+    header = (*sizes, "plain", "ours", "time", "plain", "ours", "memory")
+    return markdown(
+        header,
+        [
+            (
+                *(str(r[k]) for k in ("vocabulary", "train", "tokens", "supervised", "masks")),
+                *(f"{r['seconds'][s]:.2f} s" for s in ("plain", "ours")), f"{r['time_ratio']:.2f}x",
+                *(f"{r['bytes'][s] / 2**20:.0f} MB" for s in ("plain", "ours")), f"{r['memory_ratio']:.2f}x",
+            )
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the table as JSON")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 92_000])
+    parser.add_argument("--train", choices=list(TRAIN), nargs="+", default=["lora"])
+    parser.add_argument("--answers", type=int, default=40)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for vocabulary in options.vocabularies:
+        for train in options.train:
+            with tempfile.TemporaryDirectory() as folder:
+                built = model(Path(folder) / "model", vocabulary, options.width, options.layers, SIDE, PATCH)
+            rows.append(compare(built, train, options.answers, options.repeat))
+    print(f"width {options.width}, {options.layers} layers, float32, one thread, torch {torch.__version__}\n")
+    print(table(rows))
+    settings = {"width": options.width, "layers": options.layers, "threads": 1, "torch": torch.__version__}
+    write_json(options.out, {**settings, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Train on several machines of a Slurm cluster.
+#
+#   sbatch --nodes 2 --gpus-per-node 8 scripts/launch_slurm.sh zero2_nodes my.yaml --out runs/my
+#
+# The first word is a profile of recipes/accelerate (or a file), the rest goes to `ufo-tune train`. Slurm's signal
+# before the end of the time makes the run save and end well; submit the same line with --resume to go on.
+#SBATCH --job-name=ufo-tune
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=32
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+set -euo pipefail
+
+profile=${1:?"give a profile, such as zero2_nodes, then the recipe and options of ufo-tune train"}
+shift
+[ -f "$profile" ] || profile="$(dirname "$(dirname "$(realpath "$0")")")/recipes/accelerate/$profile.yaml"
+[ -f "$profile" ] || { echo "error: no such profile (got $profile); ls recipes/accelerate" >&2; exit 2; }
+
+host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+gpus=${SLURM_GPUS_ON_NODE:-8}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+
+# exec: the signal reaches the launcher, which passes it on to the processes of training.
+exec srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --config_file "$0" \
+  --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * '"$gpus"')) --machine_rank "$SLURM_NODEID" \
+  --main_process_ip '"$host"' --main_process_port 29500 -m ufo_tune train "$@"' "$profile" "$@"

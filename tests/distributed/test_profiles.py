@@ -1,0 +1,134 @@
+"""DeepSpeed's ZeRO and FSDP take the steps that one process takes, evaluate without waiting for ever, and resume.
+
+A batch is one row per process, and in half of them only one of the two has an image; answers end at different lengths.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from ufo_tune.config import Recipe
+from ufo_tune.engine import checkpoint
+from ufo_tune.engine.load import load
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ROOT / "recipes" / "accelerate"
+SMALL = {"words": ["what", "is", "this", "box", "of", "red", "blue", "a", "segment"], "integers": 40,
+         "width": 32, "heads": 2, "image_size": 32}  # fmt: skip
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+KINDS = [
+    "one",
+    *(pytest.param(f"zero{n}", marks=pytest.mark.skipif(not HAS_DEEPSPEED, reason="no deepspeed")) for n in (1, 2, 3)),
+    "fsdp2",
+]
+STEPS = 4
+
+
+def rows(folder: Path) -> Path:
+    """Eight samples: every second one is text only; answers of one to four words."""
+    lines = []
+    for number in range(8):
+        said = " ".join(["red", "a", "blue", "red"][: 1 + number % 4])
+        row = {"messages": [{"role": "user", "content": "what is this"}, {"role": "assistant", "content": said}]}
+        if number % 2:
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+            row["image"] = f"{number}.png"
+        lines.append(json.dumps(row))
+    (folder / "chats.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def recipe(folder: Path, processes: int) -> Recipe:
+    parts = {"language": "full", "vision": "full", "projector": "full", "train_tokens": "full"}
+    return Recipe.from_dict(
+        {
+            "model": {"base": "tiny:llava", "options": SMALL, "codec": {"num_bins": 40, "slot_side": 2}, **parts},
+            "data": {
+                "mixture": [
+                    {"task": "vqa", "dataset": "jsonl", "split": "chats", "root": str(folder)},
+                    {"task": "res", "template": "scenes_res", "dataset": "scenes", "options": {"size": 12}},
+                ],
+                "exclude_eval": False,
+            },
+            "train": {
+                "max_steps": STEPS,
+                "per_device_train_batch_size": 2 // processes,
+                "learning_rate": 1e-3,
+                "logging_steps": 1,
+                "save_steps": 2,
+                "report_to": [],
+                "seed": 3,
+            },
+            "eval": {"every": 2, "protocols": ["scenes_vqa:val", "scenes_res:val"], "limit": 3},
+        }
+    )
+
+
+def train(kind: str, folder: Path, *arguments: str) -> Path:
+    """Run ``ufo-tune train`` under a profile; a run that hangs fails by the clock."""
+    file, out = folder / f"{kind}.yaml", folder / kind
+    if not file.exists():
+        recipe(folder, 1 if kind == "one" else 2).save(file)
+    command = {"one": [sys.executable, "-m", "ufo_tune"], "fsdp2": [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(ROOT / "tests" / "distributed" / "fsdp_on_cpu.py"),
+    ]}.get(kind, [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(PROFILES / f"{kind}.yaml"),
+        "--num_processes", "2", "--num_machines", "1", "-m", "ufo_tune",
+    ])  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja
+    done = subprocess.run(
+        [*command, "train", str(file), "--out", str(out), "--quiet", *arguments],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stderr[:2000]} ... {done.stderr[-2000:]}"
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """What one process does with both rows."""
+    return train("one", rows(tmp_path_factory.mktemp("profiles")))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_profile_takes_the_steps_of_one_process_and_resumes(one, kind):
+    out = train(kind, one.parent)
+    first, second = (
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, out)
+    )
+    assert [line["step"] for line in first] == [line["step"] for line in second]
+    compared: set[str] = set()
+    for wanted, found in zip(first, second, strict=True):
+        names = {n for n in wanted if not n.endswith(("second", "seconds"))}
+        assert names == {n for n in found if not n.endswith(("second", "seconds"))}
+        compared |= names
+        for name in names:
+            assert found[name] == pytest.approx(wanted[name], rel=2e-3, abs=2e-4), (name, wanted["step"])
+    assert {"loss/token", "loss/dice", "scenes_vqa/val/exact_match", "scenes_res/val/cIoU"} <= compared
+    weights = load_file(out / "last" / "model.safetensors")  # whole, whoever had which part
+    for name, value in load_file(one / "last" / "model.safetensors").items():
+        # The first steps of AdamW are the gradient's sign, so noise around 0 may differ.
+        assert ((value - weights[name]).abs() > 1e-4).float().mean() < 0.02, name
+    load(out)
+    if kind == "zero1":  # its states are written as those of zero2
+        return
+    shutil.rmtree(out / f"checkpoint-{STEPS}")
+    checkpoint.point(out / "last", f"checkpoint-{STEPS // 2}")
+    again = load_file(train(kind, one.parent, "--resume") / "last" / "model.safetensors")
+    for name, value in weights.items():
+        assert (again[name] - value).abs().max() <= 1e-6, name
