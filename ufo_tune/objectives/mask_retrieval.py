@@ -68,8 +68,16 @@ def _losses(small: Tensor, targets: Tensor) -> dict[str, LossTerm]:
 
 
 def raise_to(logits: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Bilinear to [M, Hc, Wc]."""
-    return F.interpolate(logits[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    """Bilinear from [M, h, w] to [M, Hc, Wc], as two matrix products: torch's own takes ten times as long back."""
+    down, across = (_bilinear(a, b, logits) for a, b in zip(logits.shape[-2:], size, strict=True))  # [Hc, h], [Wc, w]
+    with torch.autocast(logits.device.type, enabled=False):
+        return down @ logits @ across.T
+
+
+def _bilinear(few: int, many: int, like: Tensor) -> Tensor:
+    """[many, few]: what each of the many values takes of the few, as ``F.interpolate`` has it."""
+    eye = torch.eye(few, dtype=like.dtype, device=like.device)
+    return F.interpolate(eye[None, None], size=(many, few), mode="bilinear", align_corners=False)[0, 0]
 
 
 def _add(terms: dict[str, LossTerm], name: str, term: LossTerm, weight: float) -> None:
