@@ -25,7 +25,7 @@ def write(folder: Path, images: int, objects: int = 8, corners: int = 40) -> Pat
         for name in (f"train/{number}.jpg", f"images/train2014/{number}.jpg"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         path = folder / f"train/{number}.jpg"
-        _photograph(rng).save(path, quality=90)
+        photograph(rng).save(path, quality=90)
         (folder / f"images/train2014/{number}.jpg").hardlink_to(path)
         rows += [_annotation(len(rows) + k + 1, number, _polygon(rng, corners), rng) for k in range(objects)]
     document = _document(images, rows)
@@ -61,7 +61,7 @@ def write_table(folder: Path, images: int, annotations: int, corners: int = 20) 
     return folder
 
 
-def _photograph(rng: np.random.Generator) -> Image.Image:
+def photograph(rng: np.random.Generator) -> Image.Image:
     """Smooth colours and some grain: about 130 kB, as a photograph of this size has."""
     height, width = SIZE
     coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))

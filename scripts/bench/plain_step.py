@@ -1,9 +1,9 @@
 """A training step of this project against a plain one: same model, batch, loss and gradients, side by side in one run.
 
-    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000] [--answers 40]
+    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000]
 
-One row of instance segmentation at 448 pixels, six objects: 256 image tokens and 40 parallel answers, 18 of them masks,
-as UFO trains. The plain side
+One row at 448 pixels with six objects: 256 image tokens and 40 parallel answers, as UFO trains, 18 of them boxes or masks
+and the others "background". The plain side
 does what the method's text says, in the order in which it says it: it writes the attention rule answer by answer
 into a dense float mask, computes the logits of every position, and then takes one object after the other: its sixteen
 dot products with the image, put together to a map, raised to the size of the target, dice and focal loss. All of it is
@@ -18,6 +18,7 @@ fast, at most half the memory.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 from pathlib import Path
@@ -37,6 +38,7 @@ SIDE, PATCH = 448, 28
 """Pixels; 16 x 16 image tokens, as many as InternVL has of a tile."""
 SCENE = 4
 """Of those for training: with six objects, as most have in COCO."""
+TASKS = ["detection", "instance_segmentation"]
 OBJECTIVES: dict[str, dict[str, Any]] = {"next_token": {}, "mask_retrieval": {}}
 
 
@@ -100,26 +102,27 @@ def plain_terms(built: UfoModel, batch: Batch) -> dict[str, LossTerm]:
     logits = built.vlm.logits(hidden).float()  # [B, T, V]
     wanted = labels_of_next(batch)
     token = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE, reduction="sum")  # [B*T, V]
+    terms = {"token": LossTerm(token, (batch.labels != IGNORE).sum().float())}
     losses = []
     for row, slots, target in zip(batch.slot_owner, batch.slot_index.tolist(), batch.slot_targets, strict=True):
         images = batch.image_index[row]
         losses.append(mask_losses(hidden[row], images[images >= 0], slots, target))
-    dice, focal = (torch.stack(values).sum() for values in zip(*losses, strict=True))
-    masks = torch.tensor(float(len(losses)))
-    tokens = (batch.labels != IGNORE).sum().float()
-    return {"token": LossTerm(token, tokens), "dice": LossTerm(dice, masks), "focal": LossTerm(focal, masks)}
+    for name, values in zip(("dice", "focal"), zip(*losses, strict=True), strict=bool(losses)):
+        terms[name] = LossTerm(torch.stack(values).sum(), torch.tensor(float(len(values))))
+    return terms
 
 
-def compare(built: UfoModel, train: str, answers: int, repeat: int) -> dict[str, Any]:
+def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int) -> dict[str, Any]:
     """One row of the table: both sides on one model."""
     built, made = prepared(built, train)
-    shared = batch(built, "instance_segmentation", answers, SIDE, SCENE)
+    shared = batch(built, task, answers, SIDE, SCENE)
     ours = Trainable(built, OBJECTIVES)
     seconds, peaks = side_by_side(
         Side(lambda: plain_terms(built, shared), made()), Side(lambda: ours(shared), made()), repeat
     )
     return {
         "vocabulary": built.vlm.hf.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
+        "task": task,
         "train": train,
         "tokens": shared.ids.shape[1],
         "supervised": int((shared.labels != IGNORE).sum()),
@@ -133,13 +136,13 @@ def compare(built: UfoModel, train: str, answers: int, repeat: int) -> dict[str,
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in words."""
-    sizes = ("vocabulary", "trains", "tokens", "supervised", "masks")
+    sizes = ("task", "vocabulary", "trains", "tokens", "supervised", "masks")
     header = (*sizes, "plain", "ours", "time", "plain", "ours", "memory")
     return markdown(
         header,
         [
             (
-                *(str(r[k]) for k in ("vocabulary", "train", "tokens", "supervised", "masks")),
+                *(str(r[k]) for k in ("task", "vocabulary", "train", "tokens", "supervised", "masks")),
                 *(f"{r['seconds'][s]:.2f} s" for s in ("plain", "ours")), f"{r['time_ratio']:.2f}x",
                 *(f"{r['bytes'][s] / 2**20:.0f} MB" for s in ("plain", "ours")), f"{r['memory_ratio']:.2f}x",
             )
@@ -155,17 +158,17 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 92_000])
     parser.add_argument("--train", choices=list(TRAIN), nargs="+", default=["lora"])
+    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     parser.add_argument("--answers", type=int, default=40)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for vocabulary in options.vocabularies:
-        for train in options.train:
-            with tempfile.TemporaryDirectory() as folder:
-                built = model(Path(folder) / "model", vocabulary, options.width, options.layers, SIDE, PATCH)
-            rows.append(compare(built, train, options.answers, options.repeat))
+    for task, vocabulary, train in itertools.product(options.tasks, options.vocabularies, options.train):
+        with tempfile.TemporaryDirectory() as folder:
+            built = model(Path(folder) / "model", vocabulary, options.width, options.layers, SIDE, PATCH)
+        rows.append(compare(built, task, train, options.answers, options.repeat))
     print(f"width {options.width}, {options.layers} layers, float32, one thread, torch {torch.__version__}\n")
     print(table(rows))
     settings = {"width": options.width, "layers": options.layers, "threads": 1, "torch": torch.__version__}

@@ -36,6 +36,29 @@ def test_train_step(tmp_path):
         assert f"{row['memory_ratio']:.2f}x" in printed
 
 
+def test_plain_step(tmp_path):
+    """It fails by itself where the two sides do not compute the same."""
+    out = tmp_path / "plain_step.json"
+    shape = ("--width", 32, "--layers", 2, "--repeat", 1, "--train", "lora", "full")
+    printed = run("plain_step.py", "--vocabularies", 2000, *shape, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    tasks = [("detection", 0), ("instance_segmentation", 18)]
+    assert [(r["task"], r["train"], r["masks"]) for r in rows] == [
+        (t, k, m) for t, m in tasks for k in ("lora", "full")
+    ]
+    for row in rows:
+        assert 40 < row["supervised"] < row["tokens"] - 256
+        # The plain side keeps some maps of each mask for its way back, and full logits.
+        assert row["bytes"]["plain"] > row["bytes"]["ours"] + 4 * row["masks"] * 448 * 448 * 4
+        assert f"{row['memory_ratio']:.2f}x" in printed
+
+
+def test_machine(tmp_path):
+    out = tmp_path / "machine.json"
+    run("machine.py", "--out", out)
+    assert all(value > 0 for value in json.loads(out.read_text()).values())
+
+
 def test_ablations(tmp_path):
     options = "{image_size: 32, patch: 8, width: 32, heads: 2, integers: 100, words: [segment, detect, box, of]}"
     out, doc = tmp_path / "a.json", tmp_path / "docs" / "a.md"

@@ -1,6 +1,7 @@
 """``estimate`` against sums done by hand, torch's own profiler and torch's own operation counter."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -238,14 +239,18 @@ def test_operations_are_torchs_own_and_those_of_attention():
 def test_training_stops_before_it_would_run_out_of_memory(tmp_path, monkeypatch, capsys):
     settings = recipe(max_steps=1, report_to=[])
     monkeypatch.setattr(room, "room_of", lambda device: 2**20)
-    with pytest.raises(
-        ConfigError, match=r"train: would run out of memory \(got 1 MiB on cpu\); memory: .* take fewer"
-    ):
+    with pytest.raises(ConfigError, match=r"would run out of memory \(got 1 MiB on cpu\); memory: .* take fewer"):
         train(settings, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(room, "room_of", lambda device: None)  # nobody knows: it is only told
     train(settings, tmp_path / "run", progress=False)
     assert "memory: " in capsys.readouterr().err
+
+
+def test_the_room_of_a_host_is_between_what_is_free_and_all():
+    found = room.room_of(torch.device("cpu"))
+    assert found is None or 2**27 < found <= 2**20 + os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert room.room_of(torch.device("meta")) is None
 
 
 def test_only_what_is_certain_is_refused():

@@ -43,7 +43,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, mass: Tensor) -> Tensor:
-        normal = logits.float().logsumexp(1)  # [T]
+        normal = torch.cat([rows.float().logsumexp(1) for rows in logits.split(_rows(logits))])  # [T]
         ctx.save_for_backward(logits, labels, mass, normal)
         chosen = logits.gather(1, labels[:, None])[:, 0].float()  # [T]
         return ((normal - chosen) * mass).sum()
@@ -52,9 +52,17 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, mass, normal = ctx.saved_tensors
-        p = (logits - normal[:, None]).exp_()  # [T, V] float32, whatever the logits are
-        p[torch.arange(len(labels), device=labels.device), labels] -= 1
-        return p.mul_((mass * grad)[:, None]).to(logits.dtype), None, None
+        out, each = torch.empty_like(logits), _rows(logits)
+        columns = (labels[:, None], (mass * grad)[:, None], normal[:, None])  # [T, 1] each
+        for into, some, label, weight, level in zip(*(v.split(each) for v in (out, logits, *columns)), strict=True):
+            p = (some - level).exp_()  # [t, V] float32, whatever the logits are
+            into.copy_(p.scatter_add_(1, label, torch.full_like(level, -1.0)).mul_(weight))
+        return out, None, None
+
+
+def _rows(logits: Tensor) -> int:
+    """How many rows of logits [T, V] are worked on at once: 4 M numbers, which a cache may hold."""
+    return max(1, 2**22 // logits.shape[1])
 
 
 def dice(logits: Tensor, targets: Tensor) -> LossTerm:

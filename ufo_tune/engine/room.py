@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import psutil  # type: ignore[import-untyped]
+import os
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -58,8 +60,18 @@ def room_of(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type == "cpu":
-        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+        return _host()
     return None
+
+
+def _host() -> int | None:
+    """Bytes of the host's memory that are free or this process's own, as Linux tells; None elsewhere."""
+    told, own = Path("/proc/meminfo"), Path("/proc/self/statm")
+    if not told.exists():
+        return None
+    lines = dict(line.split(":") for line in told.read_text().splitlines())
+    resident = int(own.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(lines["MemAvailable"].split()[0]) * 1024 + resident
 
 
 def refuse(found: Estimate, profile: str, room: int | None, device: str) -> None:

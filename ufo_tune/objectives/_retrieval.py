@@ -41,8 +41,8 @@ def summed(
     """
 
     def raised(small: Tensor, targets: Tensor) -> Mapping[str, LossTerm]:
-        size = targets.shape[-2:]  # losses are those of the targets' resolution (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2)
-        return losses(F.interpolate(small[:, None], size=size, mode="bilinear", align_corners=False)[:, 0], targets)
+        # Losses are those of the targets' resolution (UFO sec. 3.2; ufo.md 4.2-4.3, 7.2).
+        return losses(raise_to(small, targets.shape[-2:]), targets)
 
     terms: dict[str, LossTerm] = {}
     for small, targets in _maps(batch, output, kind):
@@ -53,6 +53,19 @@ def summed(
         zero = output.hidden.sum().float() * 0.0
         return {name: LossTerm(zero, zero.detach()) for name in weights}
     return terms
+
+
+def raise_to(logits: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear from [M, h, w] to [M, Hc, Wc], as two matrix products: torch's own takes ten times as long back."""
+    down, across = (_bilinear(a, b, logits) for a, b in zip(logits.shape[-2:], size, strict=True))  # [Hc, h], [Wc, w]
+    with torch.autocast(logits.device.type, enabled=False):
+        return down @ logits @ across.T
+
+
+def _bilinear(few: int, many: int, like: Tensor) -> Tensor:
+    """[many, few]: what each of the many values takes of the few, as ``F.interpolate`` has it."""
+    eye = torch.eye(few, dtype=like.dtype, device=like.device)
+    return F.interpolate(eye[None, None], size=(many, few), mode="bilinear", align_corners=False)[0, 0]
 
 
 def _maps(batch: Batch, output: ModelOutput, kind: SlotKind) -> Iterator[tuple[Tensor, list[Tensor]]]:
