@@ -69,7 +69,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
     Raises:
         ConfigError: the run folder holds another run, or a name does not resolve.
     """
-    run = _start(recipe, out, resume)
+    run = _start(recipe, out, resume, told=progress or torch.accelerator.is_available())
     bar = tqdm(
         total=recipe.train.max_steps,
         initial=run.step,
@@ -126,7 +126,8 @@ def _out_of_time(run: _Run) -> bool:
     return run.seconds > limit
 
 
-def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
+def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
+    """Everything before the first step; ``told``: say what it will take, which costs a few seconds."""
     section = recipe.train
     if (out / "last").exists() and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
@@ -146,7 +147,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Run:
         model.recompute_activations()
     module = Trainable(model, recipe.objectives, always_see=sharding.in_step(accelerator))
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
-    if accelerator.is_main_process:
+    if told and accelerator.is_main_process:
         tqdm.write(before_training(recipe, accelerator, sources), file=sys.stderr)
     model.settings["templates"] = {**model.templates, **sources.templates()}
     model.settings["task_options"] = {**model.task_options, **recipe.tasks}
