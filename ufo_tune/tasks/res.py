@@ -8,7 +8,6 @@ Source: UFO (arXiv 2503.01342) sec. 3.2; ufo.md 2.5, 2.6 and 4. GRES (arXiv 2306
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -19,7 +18,6 @@ from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.tiles import Blend, TileBox
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample, Slot
-from ufo_tune.errors import ConfigError
 from ufo_tune.tasks import _single_answer as single
 from ufo_tune.tasks._single_answer import NO_TARGET
 from ufo_tune.tasks._truth import asked_text, explanation, nothing, one_object, whole_masks
@@ -58,27 +56,16 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
     return single.dialogue(template, question, text, (slot,), phrase)
 
 
-def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: float = 0.5) -> Prediction:
+def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
     """The mask of the first whole slot, its bounds as box, and the answer's certainty as score.
 
     ``NO_TARGET`` gives an empty mask; an answer without a whole slot does too, and counts as invalid. The answer's
     words are kept, with ``<mask>`` where the mask was.
-
-    Args:
-        generation: one answer.
-        sample: what was asked.
-        codec: how a mask is written.
-        threshold: probability above which a pixel is of the mask. Of a model that is unsure of much, half of the Dice
-            that it can reach gives the best Dice (Lipton et al. 2014, arXiv 1402.1892).
-
-    Raises:
-        ConfigError: the threshold is none.
     """
-    level = _logit(threshold)
     text = placeholders.read(generation.texts[0], codec).text
     logits = single.first_maps(generation, sample.size, codec, generation.slot_id)
     if logits is not None:
-        found = masks.encode_many(logits > level)  # [1, H, W]
+        found = masks.encode_many(logits > 0)  # [1, H, W]
         return Prediction(masks.boxes_of(found), found, single.certainty(generation), text=text)
     empty = masks.encode(np.zeros(sample.size, dtype=bool))
     said = single.says_nothing(text)
@@ -86,10 +73,8 @@ def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: f
     return Prediction(torch.zeros(1, 4), (empty,), score, text=text, invalid=int(not said))
 
 
-def join(
-    parts: Iterable[tuple[TileBox, Generation]], sample: Sample, codec: Codec, *, threshold: float = 0.5
-) -> Prediction:
-    """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut.
+def join(parts: Iterable[tuple[TileBox, Generation]], sample: Sample, codec: Codec) -> Prediction:
+    """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut at one half.
 
     A tile that cannot be read counts as empty, and the answer as invalid only where none can be read. Score: the mean
     certainty of the tiles that can. Words: those of the first of them.
@@ -98,12 +83,7 @@ def join(
         parts: (the tile in pixels of the picture, what was said of it), taken one by one.
         sample: of the whole picture.
         codec: how a mask is written.
-        threshold: as in ``decode``.
-
-    Raises:
-        ConfigError: the threshold is none.
     """
-    _logit(threshold)
     blend, sure, words = Blend(1, sample.size), [torch.zeros(0)], ""
     for (x0, y0, x1, y1), generation in parts:
         size = (y1 - y0, x1 - x0)
@@ -113,16 +93,10 @@ def join(
         if logits is not None or single.says_nothing(text):
             sure.append(single.certainty(generation))
             words = words or text
-    found = masks.encode_many(blend.result() > threshold)  # [1, H, W]
+    found = masks.encode_many(blend.result() > 0.5)  # [1, H, W]
     read = torch.cat(sure)  # [tiles that can be read]
     score = read.mean(0, keepdim=True).nan_to_num(0.0)  # the mean of none is NaN
     return Prediction(masks.boxes_of(found), found, score, text=words, invalid=int(not len(read)))
-
-
-def _logit(threshold: float) -> float:
-    if not 0 < threshold < 1:
-        raise ConfigError(f"tasks.res.threshold: is no probability (got {threshold!r}); give one between 0 and 1")
-    return math.log(threshold / (1 - threshold))
 
 
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> Grammar | None:
