@@ -2,13 +2,13 @@
 
     python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000]
 
-One row at 448 pixels with six objects: 256 image tokens and 40 parallel answers, as UFO trains, 18 of them boxes or masks
-and the others "background". The plain side
-does what the method's text says, in the order in which it says it: it writes the attention rule answer by answer
-into a dense float mask, computes the logits of every position, and then takes one object after the other: its sixteen
-dot products with the image, put together to a map, raised to the size of the target, dice and focal loss. All of it is
-correct, and its single operations are torch's own; losses and gradients must agree within 1e-4, or the run fails.
-Vision tower, decoder, the ``<LOCAL>`` features and the optimizer are the same code on both sides.
+One row at 448 pixels with six objects: 256 image tokens and 40 parallel answers, as UFO trains, 18 of them boxes or
+masks and the others "background". The plain side does what the method's text says, in the order in which it says it.
+It writes the attention rule answer by answer into a dense float mask, computes the logits of every position, and
+takes one object after the other: its sixteen dot products with the image, put together to a map, raised to the size
+of the target, dice and focal loss. All of it is correct, and its single operations are torch's own; losses and
+gradients must agree within 1e-4, or the run fails. Vision tower, decoder, the ``<LOCAL>`` features and the optimizer
+are the same code on both sides, so that the layers bound the ratio: the larger the vocabulary, the less.
 
 The sides alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most that the
 profiler sees allocated during a step, without weights and optimizer state, which are the same. Goals: at least twice as

@@ -12,7 +12,7 @@ from torch import nn
 from tests import tiny
 from tests.contract import test_generate as generating
 from ufo_tune.config import ModelSection, Recipe, TrainSection
-from ufo_tune.engine import checkpoint, hub, load, optim, probe, quantized
+from ufo_tune.engine import checkpoint, hub, load, optim, probe, quantized, sharding
 from ufo_tune.engine.train import train
 from ufo_tune.engine.trainable import Trainable
 from ufo_tune.errors import ConfigError, ModelError
@@ -241,6 +241,12 @@ def test_optimizers_of_bitsandbytes_step_and_resume(name, tmp_path):
 def test_packed_matrices_are_in_no_full_checkpoint(model):
     with pytest.raises(ConfigError, match=f"nf4 weights stay as they are .got language: {model['language']}"):
         Recipe.from_dict({"model": {"base": "x", "quantization": "nf4", **model}, "data": TALK})
+
+
+def test_packed_matrices_are_not_sharded(monkeypatch, tmp_path):
+    monkeypatch.setattr(sharding, "is_sharded", lambda accelerator: True)
+    with pytest.raises(ConfigError, match=r"model.quantization: .*cannot be sharded \(got nf4 .*ddp, zero1 or zero2"):
+        train(recipe(), tmp_path / "run", progress=False)
 
 
 def test_without_bitsandbytes_one_line_says_what_to_install(monkeypatch, tmp_path):

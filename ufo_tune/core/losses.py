@@ -43,7 +43,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, mass: Tensor) -> Tensor:
-        normal = torch.cat([rows.float().logsumexp(1) for rows in logits.split(_rows(logits))])  # [T]
+        normal = torch.cat([rows.float().logsumexp(1) for rows in torch.split(logits, _rows(logits))])  # [T]
         ctx.save_for_backward(logits, labels, mass, normal)
         chosen = logits.gather(1, labels[:, None])[:, 0].float()  # [T]
         return ((normal - chosen) * mass).sum()

@@ -135,6 +135,11 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
     accelerator = sharding.start(section, out)
     set_seed(section.seed)
     m = recipe.model
+    if m.quantization and sharding.is_sharded(accelerator):
+        raise ConfigError(
+            f"model.quantization: packed matrices cannot be sharded (got {m.quantization} under "
+            f"{accelerator.distributed_type.value}); take the profile ddp, zero1 or zero2"
+        )
     last = (out / "last").resolve()
     resuming = resume and last.exists()
     if resuming and lora.is_full(m):
