@@ -240,10 +240,10 @@ def test_training_stops_before_it_would_run_out_of_memory(tmp_path, monkeypatch,
     settings = recipe(max_steps=1, report_to=[])
     monkeypatch.setattr(room, "room_of", lambda device: 2**20)
     with pytest.raises(ConfigError, match=r"would run out of memory \(got 1 MiB on cpu\); memory: .* take fewer"):
-        train(settings, tmp_path / "run", progress=False)
+        train(settings, tmp_path / "run", progress=True)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(room, "room_of", lambda device: None)  # nobody knows: it is only told
-    train(settings, tmp_path / "run", progress=False)
+    train(settings, tmp_path / "run", progress=True)
     assert "memory: " in capsys.readouterr().err
 
 

@@ -72,7 +72,8 @@ class Trainable(nn.Module):
         self.model = model
         self._always_see = always_see
         hf: Any = model.vlm.hf
-        self._no_split_modules = list(hf._no_split_modules or ())  # what FSDP gathers at a time
+        there = {type(module).__name__ for module in hf.modules()}  # a class may list layers of towers it could have
+        self._no_split_modules = sorted(there & set(hf._no_split_modules or ()))  # what FSDP gathers at a time
         self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
             {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
         )
