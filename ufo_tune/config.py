@@ -139,6 +139,7 @@ class TrainSection(_Section):
     muon_learning_rate: float = Field(0.02, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
     warmup_steps: int = Field(0, ge=0)
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
@@ -249,6 +250,8 @@ class TilingSection(_Section):
     """Of a tile, in pixels; best what the model was trained on (``MixtureEntry.window``)."""
     stride: int = Field(0, ge=0)
     """Pixels from one tile to the next; 0: half of the side."""
+    turns: bool = False
+    """Ask about each tile eight times, turned and mirrored; the answers are turned back and blended."""
 
     @model_validator(mode="after")
     def _tiles_touch(self) -> Self:

@@ -11,10 +11,11 @@ import torch
 from tests.spoken import CODECS, SIZE, codec_name, encode, sample_of, spoken, words
 from ufo_tune import plugins
 from ufo_tune.core import masks
+from ufo_tune.core.tiles import Tile
 from ufo_tune.core.types import Prediction
 
 NAMES = [n for n in plugins.names("tasks") if hasattr(plugins.find("tasks", n), "join")]
-WHOLE = (0, 0, SIZE[1], SIZE[0])
+WHOLE = Tile((0, 0, SIZE[1], SIZE[0]))
 
 
 def _same(found: Prediction, wanted: Prediction) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -67,6 +66,7 @@ def recipe(folder: Path, processes: int) -> Recipe:
                 "max_steps": STEPS,
                 "per_device_train_batch_size": 2 // processes,
                 "learning_rate": 1e-3,
+                "adam_epsilon": 1e-2,  # above the gradients: steps follow them, where AdamW's signs would follow noise
                 "logging_steps": 1,
                 "save_steps": 2,
                 "report_to": [],
@@ -94,7 +94,7 @@ def train(kind: str, folder: Path, *arguments: str) -> Path:
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja
     done = subprocess.run(
         [*command, "train", str(file), "--out", str(out), "--quiet", *arguments],
-        env=environment, capture_output=True, text=True, timeout=300,
+        env=environment, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stderr[:2000]} ... {done.stderr[-2000:]}"
     return out
@@ -125,8 +125,8 @@ def test_a_profile_takes_the_steps_of_one_process_and_resumes(one, kind):
     weights = load_file(out / "last" / "model.safetensors")  # whole, whoever had which part
     wanted = load_file(one / "last" / "model.safetensors")
     assert wanted.keys() == weights.keys()
-    apart = torch.cat([(value - weights[name]).abs().flatten() for name, value in wanted.items()])
-    assert (apart > 1e-4).float().mean() < 0.01  # AdamW's first steps are signs, so noise around 0 may differ
+    for name, value in wanted.items():
+        assert (value - weights[name]).abs().max() <= 2e-6, name
     load(out)
     if kind == "zero1":  # its states are written as those of zero2
         return

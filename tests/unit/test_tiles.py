@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ufo_tune.core.tiles import Blend, boxes, hann
+from ufo_tune.core.tiles import TURNS, Blend, Tile, boxes, hann, turned_back
+from ufo_tune.data.windows import turn_map
 
 SIZES = [(584, 565), (96, 96), (97, 200), (40, 300), (7, 5)]
 
@@ -52,14 +53,14 @@ def test_blending_what_was_cut_gives_it_back(size):
     maps = torch.stack([0.25 + 0.01 * x - 0.02 * y, torch.rand(size, generator=torch.Generator().manual_seed(0))])
     blend = Blend(2, size)
     for x0, y0, x1, y1 in boxes(size, 32, 13):
-        blend.add((x0, y0, x1, y1), maps[:, y0:y1, x0:x1])
+        blend.add(Tile((x0, y0, x1, y1)), maps[:, y0:y1, x0:x1])
     assert torch.allclose(blend.result(), maps, atol=1e-5)
 
 
 def test_two_tiles_that_disagree_are_weighed_by_their_distance_to_the_edge():
     blend = Blend(1, (1, 6))
-    blend.add((0, 0, 4, 1), torch.ones(1, 1, 4))
-    blend.add((2, 0, 6, 1), torch.zeros(1, 1, 4))
+    blend.add(Tile((0, 0, 4, 1)), torch.ones(1, 1, 4))
+    blend.add(Tile((2, 0, 6, 1)), torch.zeros(1, 1, 4))
     near, far = math.sin(math.pi / 8) ** 2, math.sin(3 * math.pi / 8) ** 2  # of a window of 4, outer and inner pixel
     expected = [1, 1, far / (far + near), near / (far + near), 0, 0]
     assert blend.result()[0, 0].tolist() == pytest.approx(expected)
@@ -67,5 +68,15 @@ def test_two_tiles_that_disagree_are_weighed_by_their_distance_to_the_edge():
 
 def test_no_tile_gives_zero():
     blend = Blend(1, (2, 4))
-    blend.add((0, 0, 2, 2), torch.ones(1, 2, 2))
+    blend.add(Tile((0, 0, 2, 2)), torch.ones(1, 2, 2))
     assert blend.result()[0].tolist() == [[1, 1, 0, 0]] * 2
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_turning_back_undoes_what_was_done_to_the_picture(turn):
+    values = np.arange(2 * 3 * 5).reshape(3, 5, 2)  # no two pixels alike
+    shown = turn_map(values, *turn)
+    back = turned_back(torch.from_numpy(shown.copy()).permute(2, 0, 1), turn)  # [2, 3, 5]
+    assert torch.equal(back, torch.from_numpy(values).permute(2, 0, 1))
+    assert Tile((10, 20, 15, 23), turn).size == shown.shape[:2]
+    assert len(set(TURNS)) == 8

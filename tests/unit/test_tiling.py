@@ -84,6 +84,23 @@ def test_tiles_together_say_what_the_picture_shows(tiling):
     assert found.invalid == 0 and found.scores.tolist() == [0.75]
 
 
+def test_turned_tiles_are_answers_about_the_same_pixels():
+    """Square tiles, and one tile that is as oblong as its picture."""
+    for size, side in (((20, 27), 8), ((5, 9), 16)):
+        sample, model = _sample(size), Seeing()
+        found = _joined(model, sample, side=side, turns=True)
+        assert np.array_equal(masks.decode(found.masks[0]), sample.image[..., 0] > 127)
+        asked = [s.image.tobytes() for b in model.batches for s in b]
+        tiles = math.prod(math.ceil(max(n - side, 0) / (side // 2)) + 1 for n in size)
+        assert len(asked) == 8 * tiles and len(set(asked)) == len(asked)
+
+
+def test_sides_in_words_forbid_turns():
+    sample, model = _sample().with_(text="the vessel on the left"), Seeing()
+    _joined(model, sample, side=32, turns=True)
+    assert sum(len(b) for b in model.batches) == 1
+
+
 def test_tiles_are_asked_in_batches_with_the_same_question_and_no_truth():
     sample, model = _sample(), Seeing()
     _joined(model, sample, side=8, stride=7)
@@ -144,7 +161,7 @@ def test_a_killed_evaluation_asks_only_about_what_is_missing(tmp_path):
     samples = drive.load(root, "training", task="res")
     whole = Seeing()
     first = evaluate(whole, protocol, out=tmp_path / "whole", progress=False)["training"]
-    a_picture = len(tiles_of(samples[0], protocol.tiling))
+    a_picture = len(list(tiles_of(samples[0], protocol.tiling)))
     killed = Seeing(die_after=math.ceil(a_picture / 2))
     with pytest.raises(KeyboardInterrupt):
         evaluate(killed, protocol, out=tmp_path / "out", progress=False)
@@ -163,7 +180,7 @@ def test_what_cannot_be_tiled_is_refused():
     with pytest.raises(EvalError, match="made#0: the model understands itself"):
         _joined(Seeing(understands=True), _sample(), side=8)
     with pytest.raises(DataError, match="text only"):
-        tiles_of(Sample(None, (0, 0), "res", "x", source="made#1"), tiling)
+        list(tiles_of(Sample(None, (0, 0), "res", "x", source="made#1"), tiling))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,51 @@
 
 blend = Blend(1, (584, 565))
 for box in boxes((584, 565), side=96, stride=48):
-    blend.add(box, probabilities)  # [1, 96, 96]
+    blend.add(Tile(box), probabilities)  # [1, 96, 96]
 blend.result()  # [1, 584, 565]
 """
 
 from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 TileBox = tuple[int, int, int, int]
 """xyxy in whole pixels of the image."""
+
+
+class Turn(NamedTuple):
+    """One of the eight symmetries of the square: rows and columns swapped, then left and right, then top and bottom."""
+
+    transpose: bool = False
+    mirror: bool = False
+    upend: bool = False
+
+
+TURNS = tuple(Turn(*moves) for moves in itertools.product((False, True), repeat=3))
+"""All eight; the first changes nothing."""
+
+
+class Tile(NamedTuple):
+    """A part of an image as it was shown: which pixels, and how turned."""
+
+    box: TileBox
+    turn: Turn = TURNS[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) as it was shown."""
+        x0, y0, x1, y1 = self.box
+        return (x1 - x0, y1 - y0) if self.turn.transpose else (y1 - y0, x1 - x0)
+
+
+def turned_back(values: Tensor, turn: Turn) -> Tensor:
+    """Maps [..., h, w] of what was shown, as they lie in the image: the inverse of ``turn``."""
+    flipped = values.flip([d for d, flip in ((-2, turn.upend), (-1, turn.mirror)) if flip])
+    return flipped.mT if turn.transpose else flipped  # [..., w, h] where transposed
 
 
 def boxes(size: tuple[int, int], side: int, stride: int) -> list[TileBox]:
@@ -58,11 +92,11 @@ class Blend:
         self._sums = torch.zeros(maps, *size, device=device)  # [M, H, W]
         self._weights = torch.zeros(size, device=device)  # [H, W]
 
-    def add(self, box: TileBox, values: Tensor) -> None:
-        """Take in the maps [M, h, w] of one tile, of its own size."""
-        x0, y0, x1, y1 = box
+    def add(self, tile: Tile, values: Tensor) -> None:
+        """Take in the maps [M, h, w] of one tile, of the size and turned as it was shown."""
+        x0, y0, x1, y1 = tile.box
         weights = torch.outer(hann(y1 - y0), hann(x1 - x0)).to(self._sums)  # [h, w]
-        self._sums[:, y0:y1, x0:x1] += weights * values.to(self._sums)
+        self._sums[:, y0:y1, x0:x1] += weights * turned_back(values, tile.turn).to(self._sums)
         self._weights[y0:y1, x0:x1] += weights
 
     def result(self) -> Tensor:

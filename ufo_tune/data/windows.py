@@ -72,8 +72,7 @@ class Windows:
             sample = sample.with_(size=window[2:], targets=cut(sample.targets, window, keep=bool(sample.text)))
         if self._dihedral:
             transpose, mirror, upend = (bool(c) for c in rng.random(3) < 0.5)
-            words = " ".join((sample.text, *sample.classes))
-            if not (SIDED.search(words) or UPRIGHT.search(words)):
+            if turnable(sample):
                 image = turn_map(image, transpose, mirror, upend)
                 assert sample.targets is not None
                 targets = turn(sample.targets, sample.size, transpose, mirror, upend)
@@ -93,6 +92,12 @@ class Windows:
         inside = places[int(rng.integers(len(places)))]
         corner = rng.integers(np.maximum(inside - sides + 1, 0), np.minimum(inside, size - sides), endpoint=True)
         return int(corner[0]), int(corner[1]), int(sides[0]), int(sides[1])
+
+
+def turnable(sample: Sample) -> bool:
+    """Whether no word of the question, such as "left" or "above", becomes wrong when the picture is turned."""
+    words = " ".join((sample.text, *sample.classes))
+    return not (SIDED.search(words) or UPRIGHT.search(words))
 
 
 def cut(targets: Targets, window: Window, *, keep: bool) -> Targets:

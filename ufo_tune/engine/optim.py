@@ -41,11 +41,11 @@ def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> 
         listed.append({"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": decay, "name": part})
         if section.optim == "muon":
             listed[-1]["muon"] = muon
-    betas = (0.9, section.adam_beta2)
+    options: dict[str, Any] = {"betas": (0.9, section.adam_beta2), "eps": section.adam_epsilon}
     if section.optim in _BITSANDBYTES:
-        return _bitsandbytes(section.optim)(listed, betas=betas)
+        return _bitsandbytes(section.optim)(listed, **options)
     kind = Muon if section.optim == "muon" else torch.optim.AdamW
-    return kind(listed, betas=betas, fused=True)  # a fifth of the loop's time, on CPUs too
+    return kind(listed, **options, fused=True)  # a fifth of the loop's time, on CPUs too
 
 
 def _bitsandbytes(name: str) -> Any:

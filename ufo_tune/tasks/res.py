@@ -16,7 +16,7 @@ import torch
 from ufo_tune.core import answers, masks, placeholders
 from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.tiles import Blend, TileBox
+from ufo_tune.core.tiles import Blend, Tile
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample, Slot
 from ufo_tune.tasks import _single_answer as single
 from ufo_tune.tasks._single_answer import NO_TARGET
@@ -73,23 +73,22 @@ def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
     return Prediction(torch.zeros(1, 4), (empty,), score, text=text, invalid=int(not said))
 
 
-def join(parts: Iterable[tuple[TileBox, Generation]], sample: Sample, codec: Codec) -> Prediction:
+def join(parts: Iterable[tuple[Tile, Generation]], sample: Sample, codec: Codec) -> Prediction:
     """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut at one half.
 
     A tile that cannot be read counts as empty, and the answer as invalid only where none can be read. Score: the mean
     certainty of the tiles that can. Words: those of the first of them.
 
     Args:
-        parts: (the tile in pixels of the picture, what was said of it), taken one by one.
+        parts: (the tile of the picture, what was said of it), taken one by one.
         sample: of the whole picture.
         codec: how a mask is written.
     """
     blend, sure, words = Blend(1, sample.size), [torch.zeros(0)], ""
-    for (x0, y0, x1, y1), generation in parts:
-        size = (y1 - y0, x1 - x0)
-        logits = single.first_maps(generation, size, codec, generation.slot_id)
+    for tile, generation in parts:
+        logits = single.first_maps(generation, tile.size, codec, generation.slot_id)
         text = placeholders.read(generation.texts[0], codec).text
-        blend.add((x0, y0, x1, y1), torch.zeros(1, *size) if logits is None else logits.sigmoid())
+        blend.add(tile, torch.zeros(1, *tile.size) if logits is None else logits.sigmoid())
         if logits is not None or single.says_nothing(text):
             sure.append(single.certainty(generation))
             words = words or text
