@@ -213,7 +213,7 @@ def picture(pairs: Sequence[tuple[Sample, Prediction]], height: int = 420) -> Im
     ranked = sorted(pairs, key=lambda pair: -dice(*pair))
     images, captions = [], []
     for name, (sample, prediction) in zip(
-        ("best", "median", "worst"), (ranked[0], ranked[10], ranked[-1]), strict=True
+        ("best", "median", "worst"), (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True
     ):
         photograph = sample_image(sample)
         assert photograph is not None and sample.targets is not None and sample.targets.masks and prediction.masks

@@ -91,7 +91,6 @@ def train(kind: str, folder: Path, *arguments: str) -> Path:
     ])  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja
     done = subprocess.run(
         [*command, "train", str(file), "--out", str(out), "--quiet", *arguments],
         env=environment, capture_output=True, text=True, timeout=900,

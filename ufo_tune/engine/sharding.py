@@ -42,6 +42,7 @@ def start(section: TrainSection, out: Path) -> Accelerator:
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if bare and deepspeed:  # told that it is on a CPU, accelerate forgets DeepSpeed
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
+        _leave_compiling()
     accelerator = Accelerator(
         cpu=bare and not deepspeed,  # else processes without accelerators do not find each other
         gradient_accumulation_steps=section.gradient_accumulation_steps,
@@ -60,6 +61,17 @@ def start(section: TrainSection, out: Path) -> Accelerator:
                 f"{accelerator.device.type}); leave out use_cpu, or take the profile ddp"
             )
     return accelerator
+
+
+def _leave_compiling() -> None:
+    """Let processes on CPUs talk by gloo alone.
+
+    DeepSpeed would compile an operator of its own for that, for a minute, and a start that is killed meanwhile leaves a
+    lock behind on which every later one waits without a word.
+    """
+    from deepspeed.ops import __compatible_ops__ as operators
+
+    operators["deepspeed_shm_comm"] = False
 
 
 def prepare(
