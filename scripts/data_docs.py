@@ -6,14 +6,12 @@ python scripts/data_docs.py --check   # exits 1 where the page is not what the d
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import sys
-from pathlib import Path
+
+from _page import main
 
 from ufo_tune import plugins
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "data.md"
 HEAD = """# Datasets
 
 Written by `python scripts/data_docs.py` from the docstrings in `ufo_tune/datasets/`. Nothing is downloaded: get the
@@ -50,18 +48,5 @@ def _section(name: str) -> str:
     return f"## {name}\n\n```text\n{doc}\n```\n\nCheck: `{check}`. Options: {taken or 'none'}.\n"
 
 
-def main() -> int:
-    """Write the page, or say whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{PAGE.name}: is not what the docstrings say; run `python scripts/data_docs.py`", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(page, "data.md", "the docstrings", __doc__))

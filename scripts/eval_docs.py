@@ -6,17 +6,15 @@ python scripts/eval_docs.py --check   # exits 1 where the page is not what they 
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
-import sys
-from pathlib import Path
 from typing import Any
+
+from _page import main
 
 from ufo_tune import plugins, resources
 from ufo_tune.config import Protocol
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
 Written by `python scripts/eval_docs.py` from `eval/*.yaml` and the docstrings in `ufo_tune/metrics/`. A protocol is run
@@ -80,18 +78,5 @@ def _metric(name: str) -> str:
     return f"### metric {name}\n\n```text\n{doc}\n```\n"
 
 
-def main() -> int:
-    """Write the page, or say whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{PAGE.name}: is not what eval/ and the metrics say; run `python scripts/eval_docs.py`", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(page, "benchmarks.md", "eval/ and the metrics", __doc__))

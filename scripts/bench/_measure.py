@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
@@ -51,26 +52,72 @@ class Side:
         return end - start
 
 
-def side_by_side(plain: Side, ours: Side, repeat: int) -> tuple[tuple[float, float], tuple[int, int]]:
-    """Alternate two sides that must compute the same: the fastest of ``repeat`` each in seconds, and their peak bytes.
+def side_by_side(sides: Mapping[str, Side], repeat: int) -> dict[str, Any]:
+    """Alternate two sides that must compute the same, the plain one first.
+
+    Returns:
+        By side ``seconds``, the fastest of ``repeat``, and ``bytes``, the peak; ``time_ratio`` and ``memory_ratio``,
+        how many times as much the plain side takes.
 
     Raises:
         SystemExit: losses or gradients differ by more than 1e-4 of their size.
     """
-    sides = (plain, ours)
-    for side in sides:
+    plain, ours = sides.values()
+    for side in (plain, ours):
         side()  # the optimizer's state is there before anything is measured
-    seconds = [tuple(side() for side in sides) for _ in range(repeat)]
-    peaks = (peak_of(plain), peak_of(ours))
+    runs = [(plain(), ours()) for _ in range(repeat)]
+    seconds, peaks = [min(side) for side in zip(*runs, strict=True)], [peak_of(plain), peak_of(ours)]
     whole, other = (
-        torch.cat([torch.zeros(1) if g is None else g.flatten() for g in side.gradients]) for side in sides
+        torch.cat([torch.zeros(1) if g is None else g.flatten() for g in side.gradients]) for side in (plain, ours)
     )  # fmt: skip
     apart = float((whole - other).norm() / whole.norm())
     if not (math.isclose(plain.loss, ours.loss, rel_tol=1e-4) and apart <= 1e-4):
         raise SystemExit(
             f"the sides must compute the same: losses {plain.loss} and {ours.loss}, gradients {apart:.2g} apart"
         )
-    return (min(s[0] for s in seconds), min(s[1] for s in seconds)), peaks
+    return {
+        "seconds": dict(zip(sides, seconds, strict=True)),
+        "bytes": dict(zip(sides, peaks, strict=True)),
+        "time_ratio": seconds[0] / seconds[1],
+        "memory_ratio": peaks[0] / peaks[1],
+    }
+
+
+def step_options(about: str | None, vocabularies: list[int], trains: Sequence[str]) -> argparse.ArgumentParser:
+    """What measurements of training steps can be told, and its defaults: the rows, the model, where the result goes."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the table as JSON")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=vocabularies)
+    parser.add_argument("--train", choices=["lora", "full"], nargs="+", default=trains)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    return parser
+
+
+def report_steps(
+    options: argparse.Namespace, rows: Sequence[dict[str, Any]], sizes: Mapping[str, str], sides: Mapping[str, str]
+) -> None:
+    """Print the rows as a table, and write them where ``--out`` says.
+
+    Args:
+        options: of ``step_options``.
+        rows: each what ``side_by_side`` gives and what was measured.
+        sizes: column of the table -> key of a row.
+        sides: column of the table -> name of the side.
+    """
+    print(f"width {options.width}, {options.layers} layers, float32, one thread, torch {torch.__version__}\n")
+    lines = [
+        (
+            *(str(r[key]) for key in sizes.values()),
+            *(f"{r['seconds'][side]:.2f} s" for side in sides.values()), f"{r['time_ratio']:.2f}x",
+            *(f"{r['bytes'][side] / 2**20:.0f} MB" for side in sides.values()), f"{r['memory_ratio']:.2f}x",
+        )
+        for r in rows
+    ]  # fmt: skip
+    print(markdown((*sizes, *sides, "time", *sides, "memory"), lines))
+    settings = {"width": options.width, "layers": options.layers, "threads": 1, "torch": torch.__version__}
+    write_json(options.out, {**settings, "rows": rows})
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

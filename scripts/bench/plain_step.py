@@ -17,7 +17,6 @@ fast, at most half the memory.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import tempfile
@@ -26,9 +25,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import Side, markdown, side_by_side, write_json
+from _measure import Side, report_steps, side_by_side, step_options
 from torch import Tensor
-from train_step import TRAIN, batch, model, prepared
+from train_step import batch, model, prepared
 
 from ufo_tune.core.types import IGNORE, PROMPT, Batch, LossTerm
 from ufo_tune.engine.trainable import Trainable
@@ -117,9 +116,10 @@ def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int) -
     built, made = prepared(built, train)
     shared = batch(built, task, answers, SIDE, SCENE)
     ours = Trainable(built, OBJECTIVES)
-    seconds, peaks = side_by_side(
-        Side(lambda: plain_terms(built, shared), made()), Side(lambda: ours(shared), made()), repeat
-    )
+    sides = {
+        "plain": Side(lambda: plain_terms(built, shared), made()),
+        "ours": Side(lambda: ours(shared), made()),
+    }  # fmt: skip
     return {
         "vocabulary": built.vlm.hf.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
         "task": task,
@@ -127,41 +127,15 @@ def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int) -
         "tokens": shared.ids.shape[1],
         "supervised": int((shared.labels != IGNORE).sum()),
         "masks": len(shared.slot_targets),
-        "seconds": dict(zip(("plain", "ours"), seconds, strict=True)),
-        "bytes": dict(zip(("plain", "ours"), peaks, strict=True)),
-        "time_ratio": seconds[0] / seconds[1],
-        "memory_ratio": peaks[0] / peaks[1],
+        **side_by_side(sides, repeat),
     }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in words."""
-    sizes = ("task", "vocabulary", "trains", "tokens", "supervised", "masks")
-    header = (*sizes, "plain", "ours", "time", "plain", "ours", "memory")
-    return markdown(
-        header,
-        [
-            (
-                *(str(r[k]) for k in ("task", "vocabulary", "train", "tokens", "supervised", "masks")),
-                *(f"{r['seconds'][s]:.2f} s" for s in ("plain", "ours")), f"{r['time_ratio']:.2f}x",
-                *(f"{r['bytes'][s] / 2**20:.0f} MB" for s in ("plain", "ours")), f"{r['memory_ratio']:.2f}x",
-            )
-            for r in rows
-        ],
-    )  # fmt: skip
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the table as JSON")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 92_000])
-    parser.add_argument("--train", choices=list(TRAIN), nargs="+", default=["lora"])
+    parser = step_options(__doc__, vocabularies=[32_000, 92_000], trains=["lora"])
     parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     parser.add_argument("--answers", type=int, default=40)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -169,10 +143,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             built = model(Path(folder) / "model", vocabulary, options.width, options.layers, SIDE, PATCH)
         rows.append(compare(built, task, train, options.answers, options.repeat))
-    print(f"width {options.width}, {options.layers} layers, float32, one thread, torch {torch.__version__}\n")
-    print(table(rows))
-    settings = {"width": options.width, "layers": options.layers, "threads": 1, "torch": torch.__version__}
-    write_json(options.out, {**settings, "rows": rows})
+    sizes = {k: k for k in ("task", "vocabulary", "trains", "tokens", "supervised", "masks")} | {"trains": "train"}
+    report_steps(options, rows, sizes, sides={"plain": "plain", "ours": "ours"})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ which are the same.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import Side, markdown, side_by_side, write_json
+from _measure import Side, report_steps, side_by_side, step_options
 from torch import Tensor, nn
 
 from ufo_tune.config import ModelSection, TrainSection
@@ -105,48 +104,21 @@ def compare(built: UfoModel, train: str, repeat: int) -> dict[str, Any]:
     def side(objective: nn.Module) -> Side:
         return Side(lambda: objective(shared, built(shared), lambda extra: built(shared, extra)), made())
 
-    full, supervised = side(FullLogits()), side(NextToken())
-    seconds, peaks = side_by_side(full, supervised, repeat)
+    sides = {"full": side(FullLogits()), "supervised": side(NextToken())}
+    measured = side_by_side(sides, repeat)
     return {
         "vocabulary": built.vlm.hf.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
         "train": train,
         "tokens": shared.ids.shape[1],
         "supervised": int((shared.labels != IGNORE).sum()),
-        "loss": supervised.loss,
-        "seconds": dict(zip(("full", "supervised"), seconds, strict=True)),
-        "bytes": dict(zip(("full", "supervised"), peaks, strict=True)),
-        "time_ratio": seconds[0] / seconds[1],
-        "memory_ratio": peaks[0] / peaks[1],
+        "loss": sides["supervised"].loss,
+        **measured,
     }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in words."""
-    header = ("vocabulary", "trains", "tokens", "supervised", "full logits", "ours", "time", "full logits", "ours",
-              "memory")  # fmt: skip
-    return markdown(
-        header,
-        [
-            (
-                str(r["vocabulary"]), r["train"], str(r["tokens"]), str(r["supervised"]),
-                *(f"{r['seconds'][s]:.2f} s" for s in ("full", "supervised")), f"{r['time_ratio']:.2f}x",
-                *(f"{r['bytes'][s] / 2**20:.0f} MB" for s in ("full", "supervised")), f"{r['memory_ratio']:.2f}x",
-            )
-            for r in rows
-        ],
-    )  # fmt: skip
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the table as JSON")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 152_000])
-    parser.add_argument("--train", choices=list(TRAIN), nargs="+", default=["lora", "full"])
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    options = parser.parse_args()
+    options = step_options(__doc__, vocabularies=[32_000, 152_000], trains=["lora", "full"]).parse_args()
     torch.set_num_threads(1)
     rows = []
     for vocabulary in options.vocabularies:
@@ -154,10 +126,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 built = model(Path(folder) / "model", vocabulary, options.width, options.layers)
             rows.append(compare(built, train, options.repeat))
-    print(f"width {options.width}, {options.layers} layers, float32, one thread, torch {torch.__version__}\n")
-    print(table(rows))
-    settings = {"width": options.width, "layers": options.layers, "threads": 1, "torch": torch.__version__}
-    write_json(options.out, {**settings, "rows": rows})
+    sizes = {"vocabulary": "vocabulary", "trains": "train", "tokens": "tokens", "supervised": "supervised"}
+    report_steps(options, rows, sizes, sides={"full logits": "full", "ours": "supervised"})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tests.contract.test_metrics import BETTER_IS_LESS, NAMES, TEXTS, _build, _p
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine.analysis import own_score
 from ufo_tune.engine.baseline import Constant, about, perfect
+from ufo_tune.metrics._base import is_count
 
 NUMBERS = range(0, 22, 3)
 """Far enough apart that no box fits them all."""
@@ -55,4 +56,10 @@ def test_a_sample_that_is_drawn_twice_counts_twice(name: str) -> None:
 def test_one_sample_has_a_score_of_its_own(name: str) -> None:
     for pair in samples(name):
         value = own_score(scored(name, [pair]).compute())
-        assert value[0] not in {"n", "invalid"} and math.isfinite(value[1])
+        assert not is_count(value[0]) and math.isfinite(value[1])
+
+
+def test_counts_are_no_scores() -> None:
+    values = {"n_IoU_pairs": 4, "n": 3, "invalid": 0, "n_pixels": 9, "AbsRel": 0.2}
+    assert [is_count(name) for name in values] == [True, True, True, True, False]
+    assert own_score(values) == ("AbsRel", 0.2)

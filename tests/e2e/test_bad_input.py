@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -178,6 +179,18 @@ def test_truncated_run_is_not_resumed(run: Path, tmp_path: Path, capsys: pytest.
     arguments = ["train", str(run.parent / "my.yaml"), "--out", str(tmp_path / "run"), "--resume", "--quiet"]
     assert cli.main(arguments) == 0
     assert (tmp_path / "run" / "last").resolve().name == "checkpoint-2"
+
+
+def test_run_of_an_older_version_is_not_resumed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before every process had generators of its own, the state of one was kept as ``rng``."""
+    capsys.readouterr()
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    file = tmp_path / "run" / "checkpoint-2" / "training_state.pt"
+    state = torch.load(file, weights_only=True)
+    state["rng"] = state.pop("random")[0]["cpu"]
+    torch.save(state, file)
+    line = refused(capsys, "train", run.parent / "my.yaml", "--out", tmp_path / "run", "--resume", "--quiet")
+    assert "checkpoint-2/training_state.pt: has no random (got" in line and "resume with that version" in line
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "ufo_config.json"])

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from tests.data_files import picture, write_jsonl
 from ufo_tune.config import Recipe
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Sample
 from ufo_tune.data import audit
 from ufo_tune.data.audit import Kept, image_key, near_pairs, perceptual_hash, same_picture, shared_images, without
@@ -125,7 +126,7 @@ def test_equal_names_count_only_for_equal_pictures(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Listed(Sequence[Sample]):
+class Listed(Lazy[Sample]):
     """Samples that say what they are of, as large datasets do."""
 
     ids: tuple[str, ...]
@@ -141,14 +142,8 @@ class Listed(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return Sample(None, (0, 0), "vqa", source=f"x#{range(len(self))[index]}", image_id=self.ids[index])
+    def _make(self, number: int) -> Sample:
+        return Sample(None, (0, 0), "vqa", source=f"x#{number}", image_id=self.ids[number])
 
 
 def test_what_is_left_keeps_order_ids_and_classes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ from tests.data_files import depth_folder as folder_files
 from tests.data_files import kitti_depth as kitti_files
 from tests.data_files import nyu_depth as nyu_files
 from tests.data_files.depth_folder import depth_map, millimetres
+from ufo_tune.core.depth_windows import EIGEN_KITTI, EIGEN_NYU, GARG, Window, inside
 from ufo_tune.core.types import Sample
 from ufo_tune.datasets import depth_folder, kitti_depth, nyu_depth
-from ufo_tune.datasets._depth_maps import DepthMaps, Encoding, index_pairs, inside, read_depth
+from ufo_tune.datasets._depth_maps import DepthMaps, Encoding, index_pairs, read_depth
 from ufo_tune.errors import ConfigError, DataError
 
 REAL = Path(os.environ.get("UFO_TUNE_REAL_DATA", ""))
@@ -104,15 +105,40 @@ def test_kitti(tmp_path: Path) -> None:
     assert (_depth(samples[0]) > 0).sum() < stored.size / 9 + 20
 
 
-def test_windows_are_those_of_the_published_code() -> None:
-    """The numbers that BTS writes into its masks."""
-    depth = np.ones((480, 640), np.float32)
-    expected = np.zeros_like(depth)
-    expected[45:471, 41:601] = 1
-    np.testing.assert_array_equal(inside(depth, nyu_depth._WINDOWS["eigen"]), expected)
-    depth, expected = np.ones((375, 1242)), np.zeros((375, 1242))
-    expected[153:371, 44:1197] = 1  # int(0.40810811 * 375), ...
-    np.testing.assert_array_equal(inside(depth, kitti_depth._WINDOWS["garg"]), expected)
+@pytest.mark.parametrize(
+    ("window", "size", "edges"),
+    [
+        (EIGEN_NYU, (480, 640), (45, 471, 41, 601)),
+        (GARG, (375, 1242), (153, 371, 44, 1197)),  # 153.0405, 371.9595, 44.6471, 1197.3529
+        (GARG, (370, 1226), (151, 366, 44, 1181)),  # 151.0000007, 366.9999993, 44.0719, 1181.9281
+        (EIGEN_KITTI, (375, 1242), (124, 342, 44, 1197)),  # 124.6622, 342.5676, 44.6470, 1197.3529
+        (EIGEN_KITTI, (370, 1226), (122, 337, 44, 1181)),  # 122.9999880, 337.9999987, 44.0719, 1181.9281
+    ],
+)
+def test_windows_are_those_of_the_published_code(
+    window: Window, size: tuple[int, int], edges: tuple[int, int, int, int]
+) -> None:
+    """Both sizes that most of KITTI has: products by hand, cut to whole numbers as BTS and Monodepth2 do."""
+    top, bottom, left, right = edges
+    expected = np.zeros(size, dtype=bool)
+    expected[top:bottom, left:right] = True
+    np.testing.assert_array_equal(inside(size, window), expected)
+
+
+@pytest.mark.parametrize(("crop", "edges"), [("garg", (24, 59, 2, 57)), ("eigen", (19, 54, 2, 57))])
+def test_kitti_is_known_in_its_window_only(
+    tmp_path: Path, crop: Literal["garg", "eigen"], edges: tuple[int, int, int, int]
+) -> None:
+    """Of 60 x 60: 24.486, 59.514, 2.157, 57.843, and 19.946, 54.811, 2.157, 57.843."""
+    depth_map(tmp_path / "gt_depth" / "a.png", np.full((60, 60), 512, np.uint16))
+    picture(tmp_path / "input" / "a.png", size=(60, 60))
+    (tmp_path / "kitti_eigen_test.txt").write_text("a.png a.png 700\n")
+    top, bottom, left, right = edges
+    expected = np.zeros((60, 60), np.float32)
+    expected[top:bottom, left:right] = 2  # metres
+    found = _depth(kitti_depth.load(str(tmp_path), "test", task="depth", crop=crop)[0])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ufo_tune.core.grid import assign, grid_points, keep_points, sample_features
+from ufo_tune.core.grid import assign, grid_points, keep_points
 
 
 def test_points_are_cell_centres_row_by_row():
@@ -130,44 +130,3 @@ def test_keep_points_at_the_ends():
     assert keep_points(torch.zeros(0, dtype=torch.long), 5, rng).shape == (0,)
     first = keep_points(torch.full((50,), -1), 5, np.random.default_rng(7))
     assert torch.equal(first, keep_points(torch.full((50,), -1), 5, np.random.default_rng(7)))
-
-
-def ramp(size=16):
-    """f[y, x] = x."""
-    return torch.arange(float(size)).expand(size, size)[..., None]
-
-
-def test_feature_vectors_of_the_method():
-    values = sample_features(ramp(), torch.tensor([[0.35, 0.5], [0.05, 0.5]]))[:, 0]
-    assert values.tolist() == pytest.approx([5.1, 0.3], abs=1e-5)
-    faded = sample_features(ramp() + 1, torch.tensor([[0.02, 0.5]]))  # index -.18: .82 of the first cell
-    assert float(faded) == pytest.approx(0.82, abs=1e-5)
-
-
-def test_features_equal_a_plain_loop():
-    generator = torch.Generator().manual_seed(0)
-    h, w, d = 3, 7, 4
-    features, points = torch.randn(h, w, d, generator=generator), torch.rand(40, 2, generator=generator)
-    points[:2] = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-    result = sample_features(features, points)
-    for (px, py), row in zip(points.tolist(), result, strict=True):
-        x, y = px * w - 0.5, py * h - 0.5
-        x0, y0 = int(np.floor(x)), int(np.floor(y))
-        expected = torch.zeros(d)
-        for yy, xx in itertools.product((y0, y0 + 1), (x0, x0 + 1)):
-            if 0 <= yy < h and 0 <= xx < w:
-                expected += features[yy, xx] * (1 - abs(x - xx)) * (1 - abs(y - yy))
-        assert torch.allclose(row, expected, atol=1e-5)
-
-
-def test_cell_centres_give_the_cells_themselves():
-    features = torch.randn(3, 5, 2)
-    assert torch.allclose(sample_features(features, grid_points(3, 5)).reshape(3, 5, 2), features, atol=1e-6)
-
-
-def test_features_keep_their_dtype_and_pass_gradient():
-    features = torch.randn(2, 2, 3, requires_grad=True)
-    sample_features(features, torch.tensor([[0.5, 0.5]])).sum().backward()
-    assert torch.allclose(features.grad, torch.full((2, 2, 3), 0.25))
-    assert sample_features(torch.ones(1, 1, 2).bfloat16(), torch.tensor([[0.5, 0.5]])).dtype == torch.bfloat16
-    assert sample_features(torch.ones(2, 2, 3), torch.zeros(0, 2)).shape == (0, 3)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from ufo_tune.core.grid import grid_points, sample_features
+from ufo_tune.core.grid import grid_points
 from ufo_tune.core.types import Batch, View
 from ufo_tune.core.views import stitch
 from ufo_tune.models.local import LocalSampler
@@ -62,7 +63,10 @@ def expected(b, hidden):
     for row, row_views in enumerate(b.views):
         index = b.image_index[row]
         features = stitch(hidden[row, index[index >= 0]], row_views)
-        found.append(sample_features(features, b.points[row, b.local_index[row] >= 0]))
+        points = b.points[row, b.local_index[row] >= 0].float() * 2 - 1  # [Q, 2]
+        maps = features.float().permute(2, 0, 1)[None]  # [1, D, h, w]
+        sampled = F.grid_sample(maps, points[None, None], padding_mode="zeros", align_corners=False)  # [1, D, 1, Q]
+        found.append(sampled[0, :, 0].T.to(features.dtype))  # [Q, D]
     return torch.cat(found)
 
 

@@ -54,9 +54,10 @@ def _together(image: np.ndarray, sample: Sample) -> None:
     assert torch.equal(targets.boxes, masks.boxes_of(targets.masks))
 
 
+@pytest.mark.parametrize("box", [(5, 4, 25, 22), (14, 9, 18, 12)])  # no window holds it whole; most that see it do
 @pytest.mark.parametrize("dihedral", [False, True])
-def test_pixels_and_targets_stay_together(dihedral):
-    sample = _marked([(5, 4, 25, 22)])
+def test_pixels_and_targets_stay_together(dihedral, box):
+    sample = _marked([box])
     step = Windows([sample], 12, dihedral=dihedral)
     seen = set()
     for seed in range(60):
@@ -94,9 +95,9 @@ def test_a_phrase_keeps_its_object_in_sight():
         step = Windows([given], 5)
         for seed in range(20):
             image, moved = step(given.image, given, np.random.default_rng(seed))
-            assert image[..., 0].any() and len(moved.targets.boxes) == 1
+            assert image.shape == (5, 5, 3) and image[..., 0].any() and len(moved.targets.boxes) == 1
             x0, y0, x1, y1 = moved.targets.boxes[0].int().tolist()
-            assert image[y0:y1, x0:x1, 0].all()
+            assert image[y0:y1, x0:x1, 0].tolist() == [[255]]
 
 
 def test_objects_that_leave_are_dropped_where_there_is_no_phrase():
@@ -109,6 +110,15 @@ def test_objects_that_leave_are_dropped_where_there_is_no_phrase():
     assert kept.boxes[1].tolist() == [0, 0, 0, 0] and int(masks.area(kept.masks)[1]) == 0
     bare = cut(replace(sample.targets, masks=None), (5, 5, 10, 15), keep=False)  # rows 5-15, columns 5-20
     assert bare.labels.tolist() == [0, 2] and bare.boxes.tolist() == [[0, 0, 3, 3], [1, 1, 15, 10]]
+
+
+def test_a_cut_box_is_that_of_what_is_left():
+    """Two squares that touch at a corner: the window holds nothing of the upper one, and two rows above the lower."""
+    bitmap = np.zeros(SIZE, dtype=bool)
+    bitmap[:10, :10] = bitmap[10:20, 10:20] = True
+    whole = Targets(torch.tensor([[0.0, 0.0, 20.0, 20.0]]), (masks.encode(bitmap),), torch.zeros(1, dtype=torch.long))
+    found = cut(whole, (8, 12, 20, 20), keep=False)  # rows 8-28, columns 12-32
+    assert found.boxes.tolist() == [[0, 2, 8, 12]]
 
 
 @pytest.mark.parametrize("moves", MOVES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -76,25 +75,6 @@ def keep_points(assigned: Tensor, keep: int, rng: np.random.Generator) -> Tensor
     order = rng.permutation(len(truth))
     order = order[np.argsort(truth[order] == BACKGROUND, kind="stable")]  # random, positives first
     return torch.from_numpy(np.sort(order[: max(keep, 0)]))
-
-
-def sample_features(features: Tensor, points: Tensor) -> Tensor:
-    """Features at points, bilinear between cell centres; beyond the outermost centres they fade to zero.
-
-    Args:
-        features: [h, w, D].
-        points: [N, 2] x, y in [0, 1] of the map.
-
-    Returns:
-        [N, D] in the features' dtype.
-
-    Source:
-        UFO (arXiv 2503.01342) sec. 3.3: ``grid_sample``, bilinear, zeros, ``align_corners=False``.
-    """
-    grid = (points.float() * 2 - 1)[None, None]  # [1, 1, N, 2]
-    maps = features.float().permute(2, 0, 1)[None]  # [1, D, h, w]
-    sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)  # [1, D, 1, N]
-    return sampled[0, :, 0].T.to(features.dtype)  # [N, D]
 
 
 def _on_mask(points: Tensor, masks: Tensor) -> Tensor:

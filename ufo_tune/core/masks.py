@@ -169,12 +169,6 @@ def iou(a: Sequence[Rle], b: Sequence[Rle]) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float64))
 
 
-def intersection_union(a: Rle, b: Rle) -> tuple[int, int]:
-    """Pixels in both masks, and pixels in either."""
-    both = int(coco.area(coco.merge([dict(a), dict(b)], intersect=True)))
-    return both, int(area([a, b]).sum()) - both
-
-
 def boundary(mask: Bitmap, width: int | None = None) -> np.ndarray:
     """The pixels of a mask within ``width`` pixels (chessboard distance) of its contour; image edges are contour.
 
@@ -193,13 +187,6 @@ def boundary(mask: Bitmap, width: int | None = None) -> np.ndarray:
         width = max(1, round(0.02 * float(np.hypot(*pixels.shape))))
     inner = ndimage.minimum_filter(pixels.astype(np.uint8), size=2 * width + 1, mode="constant", cval=0)
     return np.asarray(pixels & ~inner.astype(bool))
-
-
-def boundary_iou(a: Bitmap, b: Bitmap, width: int | None = None) -> float:
-    """IoU of the boundaries of two masks [H, W]; 1 where both masks are empty. See ``boundary``."""
-    first, second = boundary(a, width), boundary(b, width)
-    union = int((first | second).sum())
-    return int((first & second).sum()) / union if union else 1.0
 
 
 def matrix_nms(masks: Sequence[Rle] | Bitmap, scores: Tensor, labels: Tensor, *, sigma: float = 2.0) -> Tensor:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import filecmp
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from scipy.fft import dctn
 from tqdm.auto import tqdm
 
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Image, Sample, Samples
 from ufo_tune.data.images import FORMATS, grey_thumbnail
 from ufo_tune.errors import DataError
@@ -113,32 +114,28 @@ def without(samples: Samples, keys: Container[str]) -> tuple[Samples, int]:
 
 
 @dataclass(frozen=True)
-class Kept(Sequence[Sample]):
+class Kept(Lazy[Sample]):
     """Some samples of a dataset, in its order: ``rows`` [n] are their numbers there."""
 
     samples: Samples
     rows: np.ndarray
 
-    def __getattr__(self, name: str) -> Any:
-        """What a dataset may say of all its samples at once."""
-        if name == "image_ids":
-            ids = list(self.samples.image_ids)  # type: ignore[attr-defined]
-            return tuple(ids[i] for i in self.rows.tolist())
-        if name == "class_lists":
-            return partial(self._class_lists, self.samples.class_lists)  # type: ignore[attr-defined]
-        raise AttributeError(name)
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """One per sample, where the dataset has them."""
+        ids = list(self.samples.image_ids)  # type: ignore[attr-defined]
+        return tuple(ids[i] for i in self.rows.tolist())
+
+    @property
+    def class_lists(self) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """What the dataset has of them."""
+        return partial(self._class_lists, self.samples.class_lists)  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self.samples[i] for i in self.rows[index].tolist()]
-        return self.samples[int(self.rows[index])]
+    def _make(self, number: int) -> Sample:
+        return self.samples[int(self.rows[number])]
 
     def _class_lists(self, whole: Any) -> tuple[np.ndarray, np.ndarray]:
         """As the dataset's: classes [N] of all objects, and where each sample's end [n]."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
 
+from ufo_tune.core.lazy import Wrapped
 from ufo_tune.core.types import Sample, Samples
 from ufo_tune.data.semantic import Split, to_instances
 
 
 @dataclass(frozen=True)
-class FromLabels(Sequence[Sample]):
+class FromLabels(Wrapped):
     """Samples of task ``semantic_segmentation`` as such of ``instance_segmentation``, made on access.
 
     Args:
@@ -22,20 +21,5 @@ class FromLabels(Sequence[Sample]):
     samples: Samples
     split: Split
 
-    def __getattr__(self, name: str) -> Any:
-        """``image_ids`` and ``class_lists`` are the dataset's, where it has them."""
-        if name in ("image_ids", "class_lists"):
-            return getattr(self.samples, name)
-        raise AttributeError(name)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return to_instances(self.samples[index], self.split)
+    def _make(self, number: int) -> Sample:
+        return to_instances(self.samples[number], self.split)

@@ -23,11 +23,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ufo_tune.core.images import image_size
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import NO_SIZE, Sample, Targets
 from ufo_tune.datasets import _json_rows, _table
 from ufo_tune.errors import ConfigError, DataError
@@ -71,7 +72,7 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Chats(Sequence[Sample]):
+class Chats(Lazy[Sample]):
     """Samples made on access. ``rows`` [n] are places in ``table``, ``left_out`` counts by reason what is not there."""
 
     name: str
@@ -90,19 +91,13 @@ class Chats(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: its image is missing or no image.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self.table[int(self.rows[index])]
+        row = self.table[int(self.rows[number])]
         source = f"{self.name}#{row['id']}"
         questions, answers = (row[c][: self.max_exchanges or None] for c in ("questions", "answers"))
         image = self.images / row["image"] if row["image"] else None

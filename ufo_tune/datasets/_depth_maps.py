@@ -14,12 +14,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image as pil
 
+from ufo_tune.core.depth_windows import EVERYWHERE, Window, inside
 from ufo_tune.core.images import FORMATS, image_size
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.normals import Intrinsics, from_depth
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _readers as readers
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
 TASKS = ("depth", "normals")
 Pair = tuple[str, str]
 """Paths of an image and its depth map, below their folders."""
-Window = tuple[float, float, float, float]
-"""Top, bottom, left and right, in parts of the image's sides."""
-EVERYWHERE: Window = (0.0, 1.0, 0.0, 1.0)
 DECODINGS = ("linear", "sun", "kinect")
 _BYTE_ORDERS = {"big": ">u2", "little": "<u2"}
 _IMAGES = (".jpg", ".jpeg", *(f".{f.lower()}" for f in FORMATS))
@@ -65,7 +64,7 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
-class DepthMaps(Sequence[Sample]):
+class DepthMaps(Lazy[Sample]):
     """Samples made on access."""
 
     name: str
@@ -90,19 +89,13 @@ class DepthMaps(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample; what lies outside ``window`` is unknown.
 
         Raises:
             DataError: a file is missing or damaged, the map has another size, or nothing of it is known.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self.table[range(len(self))[index]]
+        row = self.table[number]
         source = f"{self.name}#{Path(row['image']).with_suffix('')}"
         try:
             size = image_size(self.images / row["image"])
@@ -119,10 +112,10 @@ class DepthMaps(Sequence[Sample]):
         )
 
     def _targets(self, path: Path, size: tuple[int, int]) -> Targets:
-        depth = read_depth(path, size, self.encoding)
+        depth, kept = read_depth(path, size, self.encoding), inside(size, self.window)  # [H, W] each
         if self.intrinsics is None:
-            return Targets(depth=inside(depth, self.window))
-        normals = inside(from_depth(depth, self.intrinsics), self.window)
+            return Targets(depth=np.where(kept, depth, 0))
+        normals = np.where(kept[..., None], from_depth(depth, self.intrinsics), 0)  # [H, W, 3]
         if not normals.any():
             raise DataError(f"{path}: no pixel has a known normal (got too little or too rough depth); drop the image")
         return Targets(normals=normals)
@@ -295,18 +288,6 @@ def read_depth(path: Path, size: tuple[int, int], encoding: Encoding) -> np.ndar
             f"{encoding.max_depth:g}); check scale, encoding and max_depth"
         )
     return np.where(known, depth, 0).astype(np.float32)  # [H, W]
-
-
-def inside(values: np.ndarray, window: Window) -> np.ndarray:
-    """A map [H, W] or [H, W, C] that is known inside the window only; its edges are rounded down."""
-    height, width = values.shape[:2]
-    # A breath more, so that 0.98125 x 480 is 471 and not the whole number below what floating point makes of it.
-    top, bottom, left, right = (
-        int(part * side + 1e-6) for part, side in zip(window, (height, height, width, width), strict=True)
-    )
-    kept = np.zeros_like(values)
-    kept[top:bottom, left:right] = values[top:bottom, left:right]
-    return kept
 
 
 def _metres(stored: np.ndarray, encoding: Encoding) -> np.ndarray:

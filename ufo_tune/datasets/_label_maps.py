@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as pil
 
 from ufo_tune.core.images import FORMATS, MAX_PIXELS
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets import _table
@@ -37,7 +38,7 @@ _PLAIN = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes with one number
 
 
 @dataclass(frozen=True, slots=True)
-class LabelMaps(Sequence[Sample]):
+class LabelMaps(Lazy[Sample]):
     """Samples made on access. ``numbers`` is what ``class_numbers`` gives."""
 
     name: str
@@ -55,19 +56,13 @@ class LabelMaps(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: the label map cannot be read, or has a value that is no class.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self.pairs[index]
+        row = self.pairs[number]
         source, file = f"{self.name}#{row['id']}", self.labels / row["labels"]
         label_map = to_numbers(read_values(file), self.numbers, f"{source}: {file}")  # [H, W]
         return Sample(

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import open_image
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Rle, Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets._pictures import Picture, Pictures, Thing
@@ -49,7 +50,7 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Objects(Sequence[Sample]):
+class Objects(Lazy[Sample]):
     """Samples made on access; annotations stay on disk. ``rows`` [n] are places in ``pictures``."""
 
     name: str
@@ -70,19 +71,13 @@ class Objects(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: a box outside its image, a mask of another size or damaged, an id PNG that does not fit.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        picture = self.pictures[int(self.rows[index])]
+        picture = self.pictures[int(self.rows[number])]
         numbers = _numbers(self.classes)
         things = [t for t in picture.things if t.category in numbers and _large(t, self.filters)]
         source = f"{self.name}#{picture.id}"

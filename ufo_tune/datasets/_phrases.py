@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ufo_tune.core import masks
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Rle, Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets import _table
@@ -59,7 +60,7 @@ Make = Callable[[Counter[str]], Iterable[Phrase]]
 
 
 @dataclass(frozen=True, slots=True)
-class Phrases(Sequence[Sample]):
+class Phrases(Lazy[Sample]):
     """Samples made on access; annotations stay on disk. ``name`` is dataset and split."""
 
     name: str
@@ -83,19 +84,13 @@ class Phrases(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: no words, a box outside its image, a mask of another size, damaged or empty.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self.table[index]
+        row = self.table[number]
         source = f"{self.name}#{row['name']}"
         if not row["text"].strip():
             raise DataError(f"{source}: the phrase is empty (got {row['text']!r}); mend the row or drop it")
@@ -210,7 +205,7 @@ def field(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Column(Sequence[str]):
+class _Column(Lazy[str]):
     """A column of texts that stays on disk: five million strings would be memory for nothing."""
 
     table: _table.Table
@@ -223,14 +218,8 @@ class _Column(Sequence[str]):
         for chunk in self.table.column(self.name).chunks:
             yield from chunk.to_pylist()
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        found: str | list[str]
-        column = self.table.column(self.name)
-        found = column[index].to_pylist() if isinstance(index, slice) else column[index].as_py()
+    def _make(self, number: int) -> str:
+        found: str = self.table.column(self.name)[number].as_py()
         return found
 
 

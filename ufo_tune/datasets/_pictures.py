@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.datasets import _table
 from ufo_tune.errors import DataError
 
@@ -64,7 +65,7 @@ class Read(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures(Sequence[Picture]):
+class Pictures(Lazy[Picture]):
     """All pictures of one table, made on access."""
 
     table: _table.Table
@@ -83,14 +84,8 @@ class Pictures(Sequence[Picture]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row, names = self.table[index], self.table.meta["classes"]
+    def _make(self, number: int) -> Picture:
+        row, names = self.table[number], self.table.meta["classes"]
         boxes = zip(*(iter(row["boxes"]),) * 4, strict=True)  # N x 4
         columns = zip(row["labels"], boxes, row["areas"], row["segmentations"], row["crowd"], row["names"], strict=True)
         things = tuple(Thing(names[k], box, area, json.loads(s), c, n) for k, box, area, s, c, n in columns)

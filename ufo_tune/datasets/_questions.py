@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from ufo_tune.core.images import image_size
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _table
 from ufo_tune.errors import ConfigError, DataError
@@ -37,7 +38,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions(Sequence[Sample]):
+class Questions(Lazy[Sample]):
     """Samples made on access. ``name`` is dataset and split."""
 
     name: str
@@ -52,19 +53,13 @@ class Questions(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: its image is missing or no image.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self.table[index]
+        row = self.table[number]
         source, image = f"{self.name}#{row['id']}", self.images / row["image"]
         try:
             size = image_size(image)

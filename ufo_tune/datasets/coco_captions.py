@@ -22,11 +22,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ufo_tune.core.images import image_size
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _json_rows, _table
 from ufo_tune.errors import ConfigError, DataError
@@ -43,7 +44,7 @@ _PER = ("auto", "caption", "image")
 
 
 @dataclass(frozen=True, slots=True)
-class Captions(Sequence[Sample]):
+class Captions(Lazy[Sample]):
     """Samples made on access: one per image or, where ``ends`` [images] counts captions, one per caption."""
 
     split: str
@@ -60,25 +61,18 @@ class Captions(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.table) if self.ends is None else int(self.ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: its image is missing or no image.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        place = index if self.ends is None else int(np.searchsorted(self.ends, index, side="right"))
+        place = number if self.ends is None else int(np.searchsorted(self.ends, number, side="right"))
         row = self.table[place]
         source, captions = f"coco_captions/{self.split}#{row['id']}", row["captions"]
         if self.ends is not None:
-            number = index - int(self.ends[place]) + len(captions)
-            source, captions = f"{source}.{number}", [captions[number]]
+            which = number - int(self.ends[place]) + len(captions)
+            source, captions = f"{source}.{which}", [captions[which]]
         image = self.images / row["image"]
         try:
             size = image_size(image)

@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import open_image
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets._label_maps import check_task
@@ -38,7 +38,7 @@ CLASSES = ("vessel", "retina")
 
 
 @dataclass(frozen=True, slots=True)
-class Drive(Sequence[Sample]):
+class Drive(Lazy[Sample]):
     """Samples made on access. ``photographs`` are names such as ``21_training``."""
 
     folder: Path
@@ -53,19 +53,13 @@ class Drive(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.photographs)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: a mask cannot be read, or is of another size than the field of view.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        name = self.photographs[index]
+        name = self.photographs[number]
         source = f"drive/{self.folder.name}#{name}"
         view = _bitmap(self.folder / "mask" / f"{name}_mask.gif")  # [H, W]
         vessels = _bitmap(self.folder / "1st_manual" / f"{_number(name):02}_manual1.gif")  # [H, W]

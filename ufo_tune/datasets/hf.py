@@ -31,13 +31,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image as pil
 from PIL import ImageOps
 
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import NO_SIZE, Sample, Targets
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets import _table
@@ -67,7 +68,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows(Sequence[Sample]):
+class Rows(Lazy[Sample]):
     """Samples made on access; rows stay on disk."""
 
     name: str
@@ -88,19 +89,12 @@ class Rows(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: no image, a box outside it, an unknown class, no text.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
         source = f"{self.name}#{number}"
         try:
             row = self.rows[number]

@@ -52,13 +52,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import NO_SIZE, Rle, Sample, Targets
 from ufo_tune.datasets import _jsonl_rows, _jsonl_turns, _table
 from ufo_tune.datasets import _readers as readers
@@ -74,7 +75,7 @@ __all__ = ["PER_OBJECT", "TASKS", "Jsonl", "load", "open_file", "read_row"]
 
 
 @dataclass(frozen=True, slots=True)
-class Jsonl(Sequence[Sample]):
+class Jsonl(Lazy[Sample]):
     """Samples of one task of one file. ``ends`` [rows] counts the samples up to each row, itself included."""
 
     path: Path
@@ -119,19 +120,12 @@ class Jsonl(Sequence[Sample]):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: the image is missing, a box is outside it, a mask has another size, a class is unknown, ...
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
         place = int(np.searchsorted(self.ends, number, side="right"))
         row = self._row(place)
         part = number - (int(self.ends[place - 1]) if place else 0)

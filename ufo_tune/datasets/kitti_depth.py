@@ -19,14 +19,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ufo_tune.core.depth_windows import EIGEN_KITTI, GARG
 from ufo_tune.datasets._depth_maps import DepthMaps, Encoding, from_index, window_of
 
 TASKS = ("depth",)
 """No normals: points this far apart lie on no common surface."""
-_WINDOWS = {
-    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
-    "eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
-}
+_WINDOWS = {"garg": GARG, "eigen": EIGEN_KITTI}
 
 
 def load(

@@ -18,10 +18,9 @@ Source: mapillary.com/dataset/vistas, the README of the download.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,7 +37,6 @@ from ufo_tune.datasets._label_maps import (
     to_numbers,
 )
 from ufo_tune.datasets._paths import first_folder
-from ufo_tune.datasets._table import Table
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.plugins import did_you_mean
 
@@ -47,37 +45,16 @@ _VERSIONS = ("v2.0", "v1.2")
 
 
 @dataclass(frozen=True, slots=True)
-class Instances(Sequence[Sample]):
-    """Samples made on access. ``numbers`` is what ``class_numbers`` gives for the file's classes."""
+class Instances(LabelMaps):
+    """The same with objects instead of label maps: pixels are class x 256 + object."""
 
-    name: str
-    classes: tuple[str, ...]
-    pairs: Table
-    images: Path
-    labels: Path
-    numbers: np.ndarray
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """One per sample."""
-        return tuple(self.pairs.column("id").to_pylist())
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: the PNG cannot be read, or has a class that is not in the file of names.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self.pairs[index]
+        row = self.pairs[number]
         source, file = f"{self.name}#{row['id']}", self.labels / row["labels"]
         values = read_values(file)  # [H, W]
         regions = masks.encode_ids(values)  # objects, and what is not countable
@@ -96,7 +73,7 @@ class Instances(Sequence[Sample]):
 
 def load(
     root: str, split: str, *, task: str, version: Literal["v2.0", "v1.2"] = "v2.0", evaluated_only: bool = False
-) -> LabelMaps | Instances:
+) -> LabelMaps:
     """Samples with a label map or with masks, one per image, in the order of file names.
 
     Args:

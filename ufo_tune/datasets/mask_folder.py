@@ -17,15 +17,16 @@ makes a sample of each image, with a mask of each file; its classes are the firs
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import Sample, Targets
 from ufo_tune.datasets import _label_maps, _table
 from ufo_tune.datasets import _readers as readers
@@ -40,7 +41,7 @@ TASKS = ("res", "instance_segmentation")
 
 
 @dataclass(frozen=True, slots=True)
-class MaskFolder(Sequence[Sample]):
+class MaskFolder(Lazy[Sample]):
     """Samples made on access."""
 
     name: str
@@ -57,19 +58,13 @@ class MaskFolder(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def _make(self, number: int) -> Sample:
         """One sample.
 
         Raises:
             DataError: an image or mask cannot be read, or a mask is empty or of another size.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row, res = self.table[index], self.task == "res"
+        row, res = self.table[number], self.task == "res"
         image, words = self.images / row["image"], row["words"]
         source = f"{self.name}#{row['id']}" + (f"/{words[0]}" if res else "")
         size = image_size(image)

@@ -23,11 +23,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from ufo_tune.core.depth_windows import EIGEN_NYU
 from ufo_tune.datasets._depth_maps import TASKS, DepthMaps, Encoding, from_index, window_of
 
 __all__ = ["TASKS", "load"]
-_WINDOWS = {"eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640)}
-"""Rows 45 to 470 and columns 41 to 600 of 480 x 640."""
 _CAMERA = (518.85790117450188, 519.46961112127485, 325.58244941119034, 253.73616633400465)
 """Of the colour camera at 640 x 480: NYU Depth v2 toolbox, ``camera_params.m``."""
 
@@ -68,6 +67,6 @@ def load(
         (index, images, depths),
         task=task,
         encoding=Encoding(scale=0.001, max_depth=max_depth),
-        window=window_of("nyu_depth", crop, _WINDOWS),
+        window=window_of("nyu_depth", crop, {"eigen": EIGEN_NYU}),
         intrinsics=intrinsics,
     )

@@ -15,11 +15,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import overload
 
 import numpy as np
 import torch
 
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.masks import encode_many
 from ufo_tune.core.types import Rle, Sample, Targets
 from ufo_tune.datasets._scene_language import WEIGHTS, WORDS, Teller
@@ -108,7 +108,7 @@ _WHOLE: dict[str, Callable[[Scene], tuple[tuple[str, ...], Targets]]] = {
 
 
 @dataclass(frozen=True)
-class _ImageIds(Sequence[str]):
+class _ImageIds(Lazy[str]):
     """The image id of every sample, made when asked for: a million strings would be memory for nothing."""
 
     stem: str
@@ -122,25 +122,12 @@ class _ImageIds(Sequence[str]):
         for k in range(self.length // self.repeat):
             yield from itertools.repeat(f"{self.stem}#{k}", self.repeat)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        return f"{self.stem}#{_checked(index, self.length) // self.repeat}"
-
-
-def _checked(index: int, length: int) -> int:
-    """A plain index from one that may count from the end; IndexError ends loops over a sequence."""
-    if not -length <= index < length:
-        raise IndexError(index)
-    return index % length
+    def _make(self, number: int) -> str:
+        return f"{self.stem}#{number // self.repeat}"
 
 
 @dataclass(frozen=True)
-class Scenes(Sequence[Sample]):
+class Scenes(Lazy[Sample]):
     """The samples of one task on one split. Holds options only: cheap to pickle and to copy to workers."""
 
     split: str
@@ -160,24 +147,18 @@ class Scenes(Sequence[Sample]):
     def __len__(self) -> int:
         return self.size * self.repeat
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        k, number = divmod(_checked(index, len(self)), self.repeat)
+    def _make(self, number: int) -> Sample:
+        k, part = divmod(number, self.repeat)
         key = (self.seed, self.split, k, self.side, self.max_objects)
         source = f"scenes/{self.split}#{k}"
         text = ""
         classes: tuple[str, ...] = SHAPES
         if self.task in _PER_QUESTION:
-            kind, text, answer = _questions(*key, self.repeat, self.weights)[number]
-            classes, targets, source = (), Targets(text=answer), f"{source}.{number} {kind}"
+            kind, text, answer = _questions(*key, self.repeat, self.weights)[part]
+            classes, targets, source = (), Targets(text=answer), f"{source}.{part} {kind}"
         elif self.task in _PER_PHRASE:
-            which, text = _phrases(*key, self.repeat)[number]
-            targets, source = self._targets(key, [which]), f"{source}.{number}"
+            which, text = _phrases(*key, self.repeat)[part]
+            targets, source = self._targets(key, [which]), f"{source}.{part}"
         elif self.task in _WHOLE:
             classes, targets = _WHOLE[self.task](scene(*key))
         else:

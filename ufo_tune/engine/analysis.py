@@ -25,14 +25,13 @@ from ufo_tune.engine import sanity
 from ufo_tune.engine.baseline import About, Constant, about, perfect
 from ufo_tune.engine.predictions import cases
 from ufo_tune.engine.sanity import Facts, Line
-from ufo_tune.metrics._base import MetricLike
+from ufo_tune.metrics._base import MetricLike, is_count
 
 FILE = "analysis.json"
 SCORED = 2000
 """Samples with a score of their own: evenly spaced, as a metric may take a tenth of a second for each."""
 PICTURES = 6
 """Pictures of each kind: best, worst, unreadable."""
-_COUNTS = ("n", "invalid")
 _WORDS = (2, 4, 8, 16)
 _AREAS = ((32**2, "small (below 32\u00b2 pixels)"), (96**2, "medium"))
 _SHARES = ((0.01, "below 1 % of the image"), (0.1, "1 to 10 %"))
@@ -144,7 +143,7 @@ def analyse(
 
 def own_score(values: Mapping[str, float]) -> tuple[str, float]:
     """The value that tells most about a single sample: an overlap, which has degrees, before a yes or no."""
-    scores = [(k, v) for k, v in values.items() if k not in _COUNTS]
+    scores = [(k, v) for k, v in values.items() if not is_count(k)]
     return next(((k, v) for k, v in scores if "IoU" in k), scores[0])
 
 

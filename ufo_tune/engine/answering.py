@@ -102,6 +102,6 @@ def grouped(samples: Samples, limit: int = 0, pack: int = 1) -> list[Group]:
         return [(i,) for i in range(count)]
     ids = getattr(samples, "image_ids", None) or [samples[i].image_id for i in range(count)]
     images: dict[str, list[int]] = {}
-    for i, image in enumerate(ids[:count]):
+    for i, image in zip(range(count), ids, strict=False):
         images.setdefault(image or f"\0{i}", []).append(i)
     return [tuple(g[s : s + pack]) for g in images.values() for s in range(0, len(g), pack)]

@@ -25,6 +25,7 @@ STATE = "training_state.pt"
 TRAINED = "trained.safetensors"
 """Trained parameters in their training dtype, by name: the adapter's and whatever else the recipe trains."""
 HEADS = "objectives.safetensors"
+_RESUMED = ("step", "optimizer", "loader", "random")  # what a training state must have to go on from
 _MODEL, _OBJECTIVES = "model.vlm.hf.", "objectives."  # names in a Trainable
 LAST, BEST = "last", "best"
 """Links to checkpoints: the newest, and the one with the highest score so far."""
@@ -104,7 +105,7 @@ def resume(folder: Path, model: UfoModel, objectives: nn.Module) -> dict[str, An
     """Load adapter and heads in place and return the training state; full weights come with ``load(folder)``.
 
     Raises:
-        ModelError: a file is missing or damaged, or weights do not fit the recipe.
+        ModelError: a file is missing, damaged or of another version, or weights do not fit the recipe.
     """
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
@@ -112,6 +113,11 @@ def resume(folder: Path, model: UfoModel, objectives: nn.Module) -> dict[str, An
         heads = load_file(folder / HEADS) if (folder / HEADS).exists() else {}
     except Exception as error:  # torch raises a different class for every way a file can be damaged
         raise ModelError(f"{folder}: cannot be resumed ({error}); delete it to resume from the one before") from error
+    if missing := [name for name in _RESUMED if name not in state]:
+        raise ModelError(
+            f"{folder / STATE}: has no {', '.join(missing)} (got {', '.join(state)}), so another version of ufo-tune "
+            "wrote it; resume with that version, or start a new run"
+        )
     if model.adapter is not None:
         restore(model, weights, folder)
     objectives.load_state_dict(heads)

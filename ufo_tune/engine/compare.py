@@ -28,7 +28,7 @@ from ufo_tune.config import Protocol
 from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.predictions import UNFINISHED, Case, Stored, cases
 from ufo_tune.errors import EvalError
-from ufo_tune.metrics._base import MetricLike
+from ufo_tune.metrics._base import MetricLike, is_count
 
 RESAMPLES = 1000
 _FEWEST, _SECONDS = 50, 180
@@ -211,8 +211,7 @@ def _values(
         for total, unit in zip(totals, units[i], strict=True):
             total.merge(unit)
     a, b = (total.compute() for total in totals)
-    counts = {"n", "invalid", *(name for name in a if name.startswith("n_"))}
-    return {name: (a[name], b[name]) for name in a if name in b and name not in counts}
+    return {name: (a[name], b[name]) for name in a if name in b and not is_count(name)}
 
 
 def _affordable(seconds: float) -> int:

@@ -10,6 +10,7 @@ import importlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -80,27 +81,32 @@ def import_ufo(
     _add_tokens(hf, processor, parts, layout)
     if not adapter:
         parts.merge(dict(hf.named_parameters()), alpha)
-    touched = _fill(hf, parts)
+    _fill(hf, parts)
     layout.configure(hf)
     processor.chat_template = layout.CHAT_TEMPLATE
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    folder = part / "base" if adapter else part
-    try:
-        _write(folder, hf, processor, layout, family, codec or {}, options or {})
+    with _whole_or_nothing(out) as part:
+        _write(part / "base" if adapter else part, hf, processor, layout, family, codec or {}, options or {})
         if adapter:
             _write_adapter(part, out, parts, alpha)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    part.rename(out)
-    total = len(list(hf.parameters()))
     return {
         "keys": len(state),
         "lora": 2 * len(parts.factors),
         "ignored": len(ignored),
-        "from_base": total - len(touched),
+        "from_base": len(list(hf.parameters())) - len(parts.weights),
     }
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write to, which takes its name in the end, or is gone where that fails."""
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    part.rename(out)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -214,8 +220,8 @@ def _add_tokens(hf: Any, processor: Any, parts: Parts, layout: ModuleType) -> No
     hf.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
-def _fill(hf: Any, parts: Parts) -> set[str]:
-    """Copy the weights in; names of those that were."""
+def _fill(hf: Any, parts: Parts) -> None:
+    """Copy the weights in."""
     parameters = dict(hf.named_parameters())
     wrong = [n for n in (*parts.weights, *parts.factors) if n not in parameters]
     wrong += [
@@ -228,7 +234,6 @@ def _fill(hf: Any, parts: Parts) -> set[str]:
     with torch.no_grad():
         for name, value in parts.weights.items():
             parameters[name].copy_(value)
-    return set(parts.weights)
 
 
 def _write(

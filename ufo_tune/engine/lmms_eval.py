@@ -19,13 +19,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from accelerate import Accelerator
 from lmms_eval.api.model import lmms
 from PIL import Image as Pillow
 from tqdm.auto import tqdm
 
+from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import NO_SIZE, Prediction, Sample
 from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.load import load
@@ -74,7 +75,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Samples(Sequence[Sample]):
+class _Samples(Lazy[Sample]):
     """Samples made on access."""
 
     questions: Sequence[Question]
@@ -82,14 +83,8 @@ class _Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.questions)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [question.sample() for question in self.questions[index]]
-        return self.questions[index].sample()
+    def _make(self, number: int) -> Sample:
+        return self.questions[number].sample()
 
 
 class UfoTune(lmms):

@@ -143,7 +143,7 @@ def state_dict(accelerator: Accelerator, module: Any) -> Iterator[dict[str, Tens
             yield accelerator.unwrap_model(module).state_dict()
 
 
-def optimizer_state(accelerator: Accelerator, module: Any, optimizer: Any) -> dict[str, Any]:
+def optimizer_state(accelerator: Accelerator, optimizer: Any) -> dict[str, Any]:
     """The optimizer's state, whole on the main process; empty where ``save_shards`` writes it. All processes call."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return {}

@@ -227,7 +227,7 @@ def _save(run: _Run, best: bool = False) -> int:
     accelerator.wait_for_everyone()
     state = {
         "step": run.step,
-        "optimizer": sharding.optimizer_state(accelerator, run.module, run.optimizer),
+        "optimizer": sharding.optimizer_state(accelerator, run.optimizer),
         "loader": run.sources.loader.state_dict(),
         "random": gather_object([_random()]),
         "best": run.best,

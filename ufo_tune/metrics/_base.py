@@ -30,7 +30,10 @@ class MetricLike(Protocol):
         """Take in the samples that another process scored."""
 
     def compute(self) -> dict[str, float]:
-        """Values by name, always with ``n`` (samples) and ``invalid`` (answers that could not be read)."""
+        """Values by name, always with ``n`` (samples) and ``invalid`` (answers that could not be read).
+
+        Other counts are called ``n_...``, see ``is_count``.
+        """
 
 
 class RowMetric(ABC, Generic[Row]):
@@ -76,6 +79,11 @@ class RowMetric(ABC, Generic[Row]):
     def compute(self) -> dict[str, float]:
         """Values by name, always with ``n`` (samples) and ``invalid`` (answers that could not be read)."""
         return {**self.summary(), "n": len(self.rows), "invalid": self.invalid}
+
+
+def is_count(name: str) -> bool:
+    """Whether a value of ``compute`` says how many there were, and not how good they are."""
+    return name in ("n", "invalid") or name.startswith("n_")
 
 
 def mean(values: Sequence[float]) -> float:

@@ -36,18 +36,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ufo_tune.core.depth_windows import EIGEN_KITTI, EIGEN_NYU, EVERYWHERE, GARG, inside
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.errors import ConfigError
 from ufo_tune.metrics._base import RowMetric, mean, truth
 from ufo_tune.metrics._pixels import said_map, scored, true_map
 
-_CROPS = {
-    "none": (0.0, 1.0, 0.0, 1.0),
-    "eigen_nyu": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
-    "eigen_kitti": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
-    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
-}
-"""Top, bottom, left and right, in parts of the image's sides."""
+_CROPS = {"none": EVERYWHERE, "eigen_nyu": EIGEN_NYU, "eigen_kitti": EIGEN_KITTI, "garg": GARG}
 _NAMES = ("AbsRel", "RMSE", "log10", "delta1", "delta2", "delta3", "SqRel", "RMSElog", "SILog")
 
 
@@ -107,7 +102,7 @@ class Metric(RowMetric[Sums]):
         near, far = self.range
         wanted = true_map(sample, truth(sample).depth, "depth map")
         given = said_map(sample, prediction, prediction.depth, "depth map")
-        valid = scored(sample) & _window(sample.size, self.crop) & (wanted > near) & (wanted < far)
+        valid = scored(sample) & inside(sample.size, _CROPS[self.crop]) & (wanted > near) & (wanted < far)
         true = wanted[valid].astype(np.float64)  # [pixels]
         if given is None or np.isnan(given[valid]).any():
             return _sums(true, np.maximum(true - near, far - true), np.maximum(true / near, far / true), 0.0)
@@ -122,16 +117,6 @@ class Metric(RowMetric[Sums]):
             rows = [Sums._make(math.fsum(column) for column in zip(*rows, strict=True))]
         images = [_errors(row) for row in rows]
         return {name: mean([image[k] for image in images]) for k, name in enumerate(_NAMES)} | {"n_pixels": pixels}
-
-
-def _window(size: tuple[int, int], crop: str) -> np.ndarray:
-    """[H, W] bool: the pixels inside."""
-    height, width = size
-    sides = zip(_CROPS[crop], (height, height, width, width), strict=True)
-    top, bottom, left, right = (int(part * side) for part, side in sides)
-    inside = np.zeros(size, dtype=bool)
-    inside[top:bottom, left:right] = True
-    return inside
 
 
 def _sums(true: np.ndarray, off: np.ndarray, ratio: np.ndarray, l_sum: float) -> Sums:

@@ -22,7 +22,7 @@ from ufo_tune.core.views import cells, grid_of
 class LocalSampler:
     """Bilinear weights of every ``<LOCAL>`` token over the image tokens of its row.
 
-    Equal to ``core.grid.sample_features`` (zeros outside) on the stitched map.
+    Equal to ``grid_sample`` (bilinear, zeros outside, ``align_corners=False``) on the stitched map.
     """
 
     row: Tensor  # [Q] batch row

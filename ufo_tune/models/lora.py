@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, PeftModel, TrainableTokensConfig, get_peft_model
-from torch import nn
 
 from ufo_tune.config import ModelSection
 from ufo_tune.errors import ConfigError
@@ -73,9 +72,3 @@ def _adapter_config(model: UfoModel, section: ModelSection) -> PeftConfig:
         target_modules=model.vlm.lora_targets,
         trainable_token_indices=dict.fromkeys(tables, ids) if ids else None,
     )
-
-
-def trainable_summary(module: nn.Module) -> tuple[int, int]:
-    """(trainable, all) parameter counts."""
-    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return sum(n for n, t in sizes if t), sum(n for n, _ in sizes)
