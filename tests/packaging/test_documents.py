@@ -47,9 +47,10 @@ def test_commands_of_the_readme_parse():
     check_commands(re.findall(r"(?:^\.venv/bin/|`)ufo-tune ([^`\n]+)", README, flags=re.M), 10)
 
 
-def test_commands_of_the_page_of_evaluation_parse():
-    page = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
-    check_commands(re.findall(r"(?:^|`)ufo-tune ([^`#\n]+)", page, flags=re.M), 5)
+@pytest.mark.parametrize("page", ["evaluate", "refcoco", "publish", "demo", "extending", "faq", "index"])
+def test_commands_of_a_page_parse(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    check_commands(re.findall(r"(?:^|`|-m )ufo[-_]tune ([^`#\n]+)", text, flags=re.M), 1)
 
 
 def check_commands(lines, least):
@@ -88,7 +89,11 @@ def test_every_dependency_is_pinned_in_the_constraints():
     )  # exact, and for no one machine
     pinned = {canonical(line) for line in lines}
     wanted = {canonical(r) for r in PROJECT["dependencies"]}
-    extras = [r for e in ("augment", "quant", "deepspeed", "dev") for r in PROJECT["optional-dependencies"][e]]
+    extras = [
+        r
+        for e in ("augment", "quant", "deepspeed", "demo", "supervision", "docs", "dev")
+        for r in PROJECT["optional-dependencies"][e]
+    ]
     wanted |= {canonical(r) for r in extras} - {"ufo-tune"}
     assert wanted <= pinned
 

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import unset_hf_deepspeed_config
 
@@ -54,6 +55,11 @@ def start(section: TrainSection, out: Path) -> Accelerator:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # transformers would part weights while it makes them, and neither new tokens nor adapters find their matrices.
         unset_hf_deepspeed_config()
+    if accelerator.distributed_type == DistributedType.FSDP and not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(
+            f"accelerate: FSDP2 of this torch cannot evaluate between steps (got {torch.__version__}); install a newer "
+            "torch (2.13 has what it takes), or take the profile zero3"
+        )
     for variable, kind in _ASKED.items():
         if parse_flag_from_env(variable) and accelerator.distributed_type != kind:
             raise ConfigError(
@@ -119,6 +125,8 @@ def whole(accelerator: Accelerator, module: Any) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(True)
             part.reshard()
+        # The order of these passes, another on every process, would decide what the next step's backward fetches ahead.
+        module.reset_iter_state()
     else:
         import deepspeed
 
