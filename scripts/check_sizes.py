@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     KINDS,
     ("data", "show"),
     ("engine",),
+    ("api",),
     ("quickstart", "demo"),
     ("commands",),
     ("cli",),

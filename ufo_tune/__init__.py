@@ -1,7 +1,7 @@
 """Teach a vision-language model to point.
 
-Layers: core < plugins, templates, config < datasets | tasks | models | objectives | metrics < data < engine < cli.
-Public names are imported when first used, so that ``import ufo_tune`` costs nothing.
+Layers: core < plugins, templates, config < datasets | tasks | models | objectives | metrics < data < engine
+< api < cli. Public names are imported when first used, so that ``import ufo_tune`` costs nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ufo_tune.api.model import Model, load
+    from ufo_tune.api.pipeline import pipeline
+    from ufo_tune.api.result import Result
     from ufo_tune.config import Protocol, Recipe
     from ufo_tune.engine.evaluate import evaluate
-    from ufo_tune.engine.load import load
-    from ufo_tune.engine.predict import Predictor
     from ufo_tune.engine.train import train
 
 __version__ = "0.1.0"
@@ -23,10 +24,12 @@ _PUBLIC = {
     "Protocol": "ufo_tune.config",
     "train": "ufo_tune.engine.train",
     "evaluate": "ufo_tune.engine.evaluate",
-    "Predictor": "ufo_tune.engine.predict",
-    "load": "ufo_tune.engine.load",
+    "load": "ufo_tune.api.model",
+    "pipeline": "ufo_tune.api.pipeline",
+    "Model": "ufo_tune.api.model",
+    "Result": "ufo_tune.api.result",
 }
-__all__ = ["Predictor", "Protocol", "Recipe", "evaluate", "load", "train"]
+__all__ = ["Model", "Protocol", "Recipe", "Result", "evaluate", "load", "pipeline", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ufo_tune import __version__
+from ufo_tune.commands import demo, publish
 from ufo_tune.errors import ConfigError, UfoTuneError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ start here:
   ufo-tune eval RUN --suite PROTOCOL          then score it,
   ufo-tune merge RUN --out DIR                fold the adapter in,
   ufo-tune predict DIR photo.jpg --task rec --text "the red ball"
+  ufo-tune publish DIR ORG/NAME --dry-run     and see what its page would be
 
 every command explains itself: ufo-tune COMMAND --help
 """
@@ -259,6 +261,12 @@ def _add_use(commands: _Commands) -> None:
     sub.add_argument("--tile", type=int, default=0, help="ask about tiles of so many pixels and join them (whole; res)")
     sub.add_argument("--out", type=Path, default=Path("predictions"), help="folder for the files (%(default)s)")
     _json(sub)
+
+    what = "show a web page on this machine: pick a picture, ask, see boxes, masks and what each mask token sees"
+    demo.arguments(_command(commands, "demo", "demo:demo", what, demo.EXAMPLES))
+
+    what = "upload a merged model to the Hugging Face Hub, with a model card written from its recipe and scores"
+    publish.arguments(_command(commands, "publish", "publish:publish", what, publish.EXAMPLES))
 
 
 def _add_data(group: _Commands) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ufo_tune import Predictor, quickstart
+import ufo_tune
+from ufo_tune import quickstart
 from ufo_tune.config import Recipe
 from ufo_tune.datasets.scenes import LABELS
 from ufo_tune.errors import ConfigError
@@ -54,13 +55,14 @@ def test_the_run_is_the_recipe_with_the_overrides(name, out):
 
 
 def test_the_merged_model_answers_its_example(name, out):
-    predictor, scene = Predictor(out / "merged"), out / "pictures" / "scene.png"
-    assert len(predictor(scene, "rec", text="the red circle").boxes) <= 1
+    model, scene = ufo_tune.load(out / "merged"), out / "pictures" / "scene.png"
+    assert set(model.tasks) == TASKS[name]
+    assert len(model.locate(scene, "the red circle").boxes) <= 1
     if name == "showcase":
-        assert predictor(scene, "semantic_segmentation", classes=LABELS).label_map.max() < len(LABELS)
+        assert model.semantic(scene, LABELS).label_map.max() < len(LABELS)
         near, far = Recipe.load(name).model.codec["depth_range"]
-        assert ((depth := predictor(scene, "depth").depth) > near).all() and (depth < far).all()
-        assert predictor(scene, "caption").text
+        assert ((depth := model.depth(scene).depth) > near).all() and (depth < far).all()
+        assert model.caption(scene).text
 
 
 def test_the_page_names_every_task(name, out):

@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ufo_tune.engine import probe
-from ufo_tune.engine.load import load
+from ufo_tune.engine import licence, probe, provenance
+from ufo_tune.engine.load import load, precision
+from ufo_tune.engine.predictions import fingerprint
 from ufo_tune.engine.quantized import matrices
 from ufo_tune.errors import ConfigError, ModelError
+from ufo_tune.models.ufo import UfoModel
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference allowed, relative to the largest logit; low precision rounds the merged weights once more."""
@@ -24,6 +26,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 def merge(run: Path, out: Path) -> dict[str, float]:
     """Merge a run's adapter into its base, write a plain Hugging Face folder, reload it elsewhere and compare.
+
+    The folder has the base's precision and the texts of its licence; its ``ufo_config.json`` tells how it was trained
+    (``engine.provenance``). What only training needs, the objectives' heads and the optimizer, stays behind.
 
     Args:
         run: a run folder or one of its checkpoints (full fine-tunes are copied and verified alike).
@@ -46,26 +51,43 @@ def merge(run: Path, out: Path) -> dict[str, float]:
             "would round away what was learnt; train on the base in full precision with model.quantization: nf4"
         )
     expected = probe.outputs(model)
-    # Far more than merging changes is what the run saw while it trained: the rounded base under its adapter.
-    apart = _relative(expected, probe.outputs(load(run))) if model.settings.pop("quantization", "") else {}
+    weights = {"run": fingerprint(model)}
+    apart: dict[str, float] = {}
+    if model.settings.pop("quantization", ""):
+        # Far more than merging changes is what the run saw while it trained: the rounded base under its adapter.
+        trained = load(run)
+        weights["run"] = fingerprint(trained)
+        apart = _relative(expected, probe.outputs(trained))
+        del trained
+    base = model.settings.pop("base", "")
+    model.settings.pop("base_options", None)
+    _fold_in(model, base)
+    dtype = next(model.parameters()).dtype
+    checkpoint = (run / "last") if (run / "last").exists() else run
+    model.settings |= provenance.of(checkpoint, base, model.settings, weights | {"merged": fingerprint(model)})
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    if model.adapter is not None:
-        model.vlm.hf = model.adapter.merge_and_unload()
-        model.adapter = None
-    for key in ("base", "base_options"):
-        model.settings.pop(key, None)
     model.save(part)
-    copied = (run / "last") if (run / "last").exists() else run
-    if (copied / "recipe.yaml").exists():
-        shutil.copy(copied / "recipe.yaml", part / "recipe.yaml")
+    licence.keep(base, part)
+    if recipe := model.settings["trained"]["recipe"]:
+        provenance.write_recipe(recipe, part / "recipe.yaml")
     try:
-        differences = _compare(expected, _elsewhere(part), next(model.parameters()).dtype)
+        differences = _compare(expected, _elsewhere(part), dtype)
     except ModelError:
         shutil.rmtree(part)
         raise
     part.rename(out)
     return differences | {f"quantized {name}": value for name, value in apart.items()}
+
+
+def _fold_in(model: UfoModel, base: str) -> None:
+    """The adapter into the weights, rounded once to the precision that the base has on disk (CPUs load float32)."""
+    if model.adapter is None:
+        return
+    model.vlm.hf = model.adapter.merge_and_unload()
+    model.adapter = None
+    if (own := precision(base)) is not None:
+        model.vlm.hf.to(own)
 
 
 def _elsewhere(folder: Path) -> dict[str, Tensor]:

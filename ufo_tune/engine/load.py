@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
 from ufo_tune import plugins
 from ufo_tune.core.codec import Codec
-from ufo_tune.engine import checkpoint, quantized
+from ufo_tune.engine import checkpoint, quantized, remote
 from ufo_tune.errors import ModelError
 from ufo_tune.models import tiny
 from ufo_tune.models.ufo import CONFIG_NAME, UfoModel, read_settings
@@ -24,19 +24,26 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny_base"
 ADAPTER = "adapter_config.json"
 
 
-def load(path: str | Path, *, dtype: str = "auto", quantization: str | None = None) -> UfoModel:
+def load(
+    path: str | Path, *, dtype: str = "auto", quantization: str | None = None, revision: str | None = None
+) -> UfoModel:
     """A model that ufo-tune wrote: a prepared base, a merged model, or a run (its last complete checkpoint).
 
     Args:
-        path: its folder.
+        path: its folder; or a published model, ``ORG/NAME``, where there is no such folder.
         dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32.
         quantization: ``nf4`` or ``int8``, or an empty string for none; default: as the run was trained.
+        revision: branch, tag or commit of a published model.
     Raises:
-        ModelError: not such a folder, or a truncated one.
+        ModelError: not such a folder, or a truncated one; no such repository, or it cannot be reached.
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise ModelError(f"{path}: no such folder; give a model made by `ufo-tune prepare`, `train` or `merge`")
+        if not remote.is_repo(str(path)):
+            raise ModelError(f"{path}: no such folder; give a model made by `ufo-tune prepare`, `train` or `merge`")
+        folder = remote.snapshot(str(path), revision)
+    elif revision is not None:
+        raise ModelError(f"{path}: a folder has no revisions (got {revision!r}); leave revision out")
     if (folder / "last").exists():
         folder = (folder / "last").resolve()
     settings = read_settings(folder)
@@ -78,12 +85,28 @@ def base(
         if (folder / ADAPTER).exists():
             raise ModelError(f"{name}: is an adapter, no base (got {ADAPTER}); first run `ufo-tune merge {name}`")
         return load(folder, dtype=dtype, quantization=quantization)
+    if not folder.exists() and remote.is_published(name):  # its codec, views and wordings, and not the recipe's
+        return load(name, dtype=dtype, quantization=quantization)
     build = plugins.find("models", family).build
     plugins.check_options(f"models/{family}", build, options)
     chosen = Codec.from_dict({**Codec().to_dict(), **codec})
     kept = _weights(dtype, quantization)
     model: UfoModel = _checked(Path(name), lambda: build(name, chosen, **options, **kept))
     return model
+
+
+def precision(name: str) -> torch.dtype | None:
+    """The precision that a base has on disk; None where it has no files (``tiny:<family>``), or its config is silent.
+
+    Args:
+        name: as ``base`` takes it.
+    """
+    if name.startswith("tiny:"):
+        return None
+    folder = EMBEDDED if name == "embedded" else Path(name)
+    found = (folder / "last") if (folder / "last").exists() else folder
+    dtype: torch.dtype | None = AutoConfig.from_pretrained(str(found)).dtype
+    return dtype
 
 
 def _build(path: str, settings: dict[str, Any], dtype: str, quantization: str) -> UfoModel:
@@ -102,6 +125,8 @@ def _weights(dtype: str, quantization: str) -> dict[str, Any]:
 
 def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str, quantization: str | None) -> UfoModel:
     """The run's base with the adapter's layers in place and every trained parameter on top."""
+    from peft import PeftModel  # here alone: its import takes longer than loading a small model
+
     origin = settings["base"]
     kept = settings.get("quantization", "") if quantization is None else quantization
     model = base(

@@ -39,6 +39,8 @@ DECODE = DecodeSection(max_new_tokens=128, constrained=True, batch_size=4)
 """Room for a caption; answers with boxes and masks end long before, and can always be read."""
 _SMALL, _LARGE = 512, 1600
 """Overlays of smaller pictures are enlarged, those of larger ones shrunk, to this long side in pixels."""
+_TOGETHER = 16
+"""Most questions about one picture that share a look at it."""
 
 
 class Predictor:
@@ -105,6 +107,36 @@ class Predictor:
         ((_, prediction),) = self.answering(asked).predictions([sample], [(0,)])
         return prediction
 
+    def answers(self, samples: Sequence[Sample], asked: Asked, tiling: TilingSection | None = None) -> list[Prediction]:
+        """The answers to many questions of one task, in their order.
+
+        Questions with the same ``image_id`` share one look at their picture where the template allows it (the image
+        stands before the question, and a question has one answer).
+
+        Args:
+            samples: see ``to_samples``.
+            asked: the task in words.
+            tiling: instead of the predictor's own.
+        Raises:
+            ConfigError: the task cannot join tiles.
+            DataError: a picture cannot be read, or a question is empty.
+        """
+        if not samples:
+            return []
+        tiling = tiling or self.tiling
+        alone = tiling is not None or not all(self._has_own_question(sample, asked) for sample in samples)
+        groups = grouped(samples, pack=1 if alone else _TOGETHER)
+        found = Answering(self.model, asked, self.decode, tiling).predictions(samples, groups)
+        places = [index for group in groups for index in group]
+        ordered = sorted(zip(places, (prediction for _, prediction in found), strict=True), key=lambda pair: pair[0])
+        return [prediction for _, prediction in ordered]
+
+    def _has_own_question(self, sample: Sample, asked: Asked) -> bool:
+        """Whether the picture's tokens do not depend on the question: the rule of ``data.collate.pack``."""
+        dialogue = asked.task.encode(sample, asked.template, self.model.codec, None, **asked.encode_options)
+        (turn, *further) = dialogue.turns
+        return not further and not turn.question and all(answer.question is not None for answer in turn.answers)
+
     def asked(self, task: str, template: str | None = None, options: dict[str, Any] | None = None) -> Asked:
         """The task in the words and with the options of the training, unless the arguments say otherwise.
 
@@ -129,6 +161,28 @@ def to_sample(image: str | Path | np.ndarray | Any, task: str, text: str = "", c
     pixels = _pixels(image)
     source = str(pixels) if isinstance(pixels, Path) else "image"
     return Sample(pixels, image_size(pixels), task, text.strip(), tuple(classes), source=source)
+
+
+def to_samples(images: Sequence[Any], task: str, texts: Sequence[str], classes: Sequence[str] = ()) -> list[Sample]:
+    """A question about each picture; those about the same one have the same ``image_id``, and it is opened once.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    known: dict[Any, Sample] = {}
+    samples = []
+    for image, text in zip(images, texts, strict=True):
+        key = str(image) if isinstance(image, str | Path) else id(image)
+        if key not in known:
+            known[key] = to_sample(image, task, "", classes).with_(image_id=str(len(known)))
+        samples.append(known[key].with_(text=text.strip()))
+    return samples
+
+
+def overlay(sample: Sample, prediction: Prediction, *, scale_to: int | None = None, min_score: float = 0.3) -> Any:
+    """``show.draw_prediction`` at a size that suits a screen, or the one that is given; a ``PIL.Image.Image``."""
+    side = scale_to or min(max(_SMALL, *sample.size), _LARGE)
+    return show.draw_prediction(sample, prediction, scale_to=side, min_score=min_score)
 
 
 def predict_files(
@@ -175,10 +229,9 @@ def predict_files(
     rows = []
     bar = tqdm(answers, total=len(samples), desc="predict", unit="image", disable=not progress)
     for name, (sample, prediction) in zip(names, bar, strict=True):
-        overlay = out / f"{name}.overlay.png"
-        side = min(max(_SMALL, *sample.size), _LARGE)
-        show.draw_prediction(sample, prediction, scale_to=side).save(overlay)
-        row = to_json(sample, prediction) | write_maps(prediction, out, name) | {"overlay": str(overlay)}
+        picture = out / f"{name}.overlay.png"
+        overlay(sample, prediction).save(picture)
+        row = to_json(sample, prediction) | write_maps(prediction, out, name) | {"overlay": str(picture)}
         (out / f"{name}.json").write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         rows.append(row)
     return rows

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ufo_tune import plugins
+from ufo_tune.engine import licence
 from ufo_tune.engine.graft import graft
 from ufo_tune.engine.load import base
 from ufo_tune.errors import ConfigError
+from ufo_tune.models.ufo import UfoModel
 
 
 def prepare(
@@ -46,12 +48,21 @@ def prepare(
     if tower and vision != "random":
         raise ConfigError(f"prepare: sizes are those of a random tower (got {tower}); add --vision random")
     if not vision:
-        base(source, family, codec or {}, options or {}, dtype="auto").save(out)
-        return out
+        return _write(base(source, family, codec or {}, options or {}, dtype="auto"), [source], out)
     plugins.check_options("tower", graft, tower or {})
     if family != "llava":
         raise ConfigError(f"prepare --vision: makes a LLaVA (got --family {family}); leave --family out")
     with tempfile.TemporaryDirectory() as folder:
         made = graft(source, vision, Path(folder), **(tower or {}))
-        base(str(made), family, codec or {}, options or {}, dtype="auto").save(out)
+        parts = [source, vision] if vision != "random" else [source]
+        return _write(base(str(made), family, codec or {}, options or {}, dtype="auto"), parts, out)
+
+
+def _write(model: UfoModel, sources: list[str], out: Path) -> Path:
+    """Save a base with the texts of its licences; what it was made of already stays known."""
+    origins = [licence.origin(source) for source in sources]
+    model.settings.setdefault("origin", {**origins[0], "base": " + ".join(o["base"] for o in origins)})
+    model.save(out)
+    for source in sources:
+        licence.keep(source, out)
     return out

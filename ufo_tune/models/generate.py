@@ -8,7 +8,7 @@ says ``background`` is then done without a single decoding step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ufo_tune.models.ufo import UfoModel
 
 _PASS_CPU, _PASS = 128, 2048  # tokens of one forward pass: enough to keep the device busy, small beside the cache
+Watch = Callable[[Tensor], None]
+"""Is given the tokens so far, [R, X] with -1 where there is none yet, after every pass; what it raises ends the run."""
 _compilers: WeakKeyDictionary[VLMProcessor, Compiler] = WeakKeyDictionary()
 
 
@@ -83,7 +85,11 @@ class Run:
 
 @torch.inference_mode()
 def generate(
-    model: UfoModel, batch: Batch, decode: DecodeSection, grammars: Sequence[Grammar | None] = ()
+    model: UfoModel,
+    batch: Batch,
+    decode: DecodeSection,
+    grammars: Sequence[Grammar | None] = (),
+    watch: Watch | None = None,
 ) -> list[Generation]:
     """Greedy answers to every sample of a batch, in row order.
 
@@ -92,6 +98,7 @@ def generate(
         batch: made without answers (``train=False``); heads of answers are part of the rows.
         decode: limits and switches.
         grammars: one per sample, in row order; used where ``decode.constrained``.
+        watch: looks on as the answers grow.
     Raises:
         ModelError: the number of grammars differs from the number of samples.
     """
@@ -102,7 +109,7 @@ def generate(
     automaton = compiler(model.processor).automaton(used).to(batch.ids.device)
     begun = prefill(model, batch)
     starts = automaton.starts.repeat_interleave(torch.tensor(counts, device=batch.ids.device))  # [R]
-    return _generations(model, batch, begun.images, write(model.vlm, begun, automaton, starts, decode))
+    return _generations(model, batch, begun.images, write(model.vlm, begun, automaton, starts, decode, watch))
 
 
 def compiler(processor: VLMProcessor) -> Compiler:
@@ -147,7 +154,9 @@ def _heads(batch: Batch) -> tuple[Heads, Tensor]:
     return Heads(prompt, row, index, count), torch.where(count > 0, start + count, prompt[row]) - 1
 
 
-def write(vlm: VLM, begun: Begun, automaton: Automaton, starts: Tensor, decode: DecodeSection) -> Written:
+def write(
+    vlm: VLM, begun: Begun, automaton: Automaton, starts: Tensor, decode: DecodeSection, watch: Watch | None = None
+) -> Written:
     """Let all lanes write their answers; ``starts`` [R] are their first automaton states."""
     total, limit, device = len(starts), decode.max_new_tokens, starts.device
     cache, choose = begun.cache, Chooser(vlm, automaton)
@@ -169,6 +178,8 @@ def write(vlm: VLM, begun: Begun, automaton: Automaton, starts: Tensor, decode: 
             column = lanes.written[lane] + offset
             ids[lanes.number[lane], column] = run.ids[lane, offset]
             scores[lanes.number[lane], column] = run.scores[lane, offset]
+            if watch is not None:
+                watch(ids)
             chosen = run.count > 0
             states.append((lanes.number[chosen], lanes.written[chosen], lanes.hidden[chosen]))
             if not bool(run.fed.any()):
@@ -319,7 +330,7 @@ def _generations(model: UfoModel, batch: Batch, images: Tensor, written: Written
             length = int((ids >= 0).sum(1).max()) if count else 0
             result.append(
                 Generation(
-                    texts=tuple(_text(model.processor, one) for one in ids.tolist()),
+                    texts=texts(model.processor, ids),
                     ids=ids[:, :length],
                     scores=written.scores[start : start + count, :length],
                     hidden=written.hidden[start : start + count, :length],
@@ -334,8 +345,12 @@ def _generations(model: UfoModel, batch: Batch, images: Tensor, written: Written
     return result
 
 
+def texts(processor: VLMProcessor, ids: Tensor) -> tuple[str, ...]:
+    """The texts of answers [N, L], whole or begun, without end token and padding, as training would have written them."""
+    return tuple(_text(processor, one) for one in ids.tolist())
+
+
 def _text(processor: VLMProcessor, ids: list[int]) -> str:
-    """The text of an answer, without end token and padding, as training would have written it."""
     kept = [token for token in ids if token not in (-1, processor.end_id, processor.pad_id)]
     tokenizer: Any = processor.tokenizer
     decoded: str = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -163,6 +163,8 @@ class UfoModel(nn.Module):
         """Take over what a folder's ``ufo_config.json`` says about its training."""
         for name in ("templates", "task_options"):
             self.settings[name] = settings.get(name, {})
+        if "origin" in settings:  # the base that all began with, and its licence
+            self.settings["origin"] = settings["origin"]
         self.re_add_local = settings.get("re_add_local", True)
         self.retrieve_from = settings.get("retrieve_from", "output")
 

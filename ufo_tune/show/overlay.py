@@ -140,12 +140,45 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, colour: palette.Colour, stroke:
     """Blend a translucent mask with a bright outline inside and a dark rim outside into [H, W, 3] float."""
     if not mask.any():
         return
-    height, width = canvas.shape[:2]
+    (x0, y0, x1, y1), parts = _coverage(mask, canvas.shape[:2], stroke)
+    part = canvas[y0:y1, x0:x1]
+    for alpha, tint in zip(parts, (colour, (0, 0, 0), colour), strict=True):
+        part += alpha * (np.array(tint, dtype=np.float32) - part)
+
+
+def layer(
+    mask: np.ndarray, colour: palette.Colour, size: tuple[int, int], stroke: int
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """A mask as a picture to lay over another: what ``draw`` paints of it, and nothing beside it.
+
+    Args:
+        mask: [H, W] bool, not empty.
+        colour: of the mask.
+        size: (height, width) of the picture that it will lie on, of the mask's aspect.
+        stroke: width of the outline in pixels of that picture.
+    Returns:
+        [h, w, 4] uint8 RGBA, and its place, xyxy pixels of the picture.
+    """
+    place, parts = _coverage(mask, size, stroke)
+    tint, through = np.zeros((*parts[0].shape[:2], 3), dtype=np.float32), np.ones_like(parts[0])
+    for alpha, own in zip(parts, (colour, (0, 0, 0), colour), strict=True):
+        tint += alpha * (np.array(own, dtype=np.float32) - tint)  # times its own alpha, over black
+        through = through * (1 - alpha)
+    alpha = 1 - through
+    tint /= np.maximum(alpha, 1e-6)
+    return np.concatenate([tint.clip(0, 255), 255 * alpha], axis=2).round().astype(np.uint8), place
+
+
+def _coverage(
+    mask: np.ndarray, size: tuple[int, ...], stroke: int
+) -> tuple[tuple[int, int, int, int], tuple[np.ndarray, ...]]:
+    """Where a mask is painted on (height, width) pixels, xyxy, and how much its fill, rim and outline cover: [h, w, 1]."""
+    height, width = size
     ratio = np.array([width / mask.shape[1], height / mask.shape[0]] * 2)
     margin = stroke + 2
     around = _bounds(mask) * ratio + [-margin, -margin, margin, margin]
-    x0, y0 = np.floor(np.maximum(around[:2], 0)).astype(int)
-    x1, y1 = np.ceil(np.minimum(around[2:], [width, height])).astype(int)
+    x0, y0 = np.floor(np.maximum(around[:2], 0)).astype(int).tolist()
+    x1, y1 = np.ceil(np.minimum(around[2:], [width, height])).astype(int).tolist()
     fine = 2 if max(height, width) <= 1024 else 1  # drawn twice as large and averaged: smooth edges where they show
     source = np.array([x0, y0, x1, y1]) / ratio
     soft = _enlarged(mask, tuple(source), ((x1 - x0) * fine, (y1 - y0) * fine))
@@ -154,10 +187,7 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, colour: palette.Colour, stroke:
     fill = np.clip(depth * fine + 0.5, 0, 1) * _FILL
     line = np.clip(stroke / 2 + 0.5 - np.abs(depth - stroke / 2), 0, 1)
     rim = np.clip(1 - np.abs(depth + 0.5), 0, 1) * _SHADE
-    fill, line, rim = (_pooled(a, fine)[..., None] for a in (fill, line, rim))
-    part = canvas[y0:y1, x0:x1]
-    for alpha, tint in ((fill, colour), (rim, (0, 0, 0)), (line, colour)):
-        part += alpha * (np.array(tint, dtype=np.float32) - part)
+    return (x0, y0, x1, y1), tuple(_pooled(a, fine)[..., None] for a in (fill, rim, line))
 
 
 def _enlarged(mask: np.ndarray, source: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
