@@ -59,8 +59,10 @@ def check_commands(lines, least):
     assert len(lines) >= least
     for line in lines:
         words = [w.strip('"') for w in re.findall(r'"[^"]*"|\S+', line)]
-        if words[0].isupper() or words[-1] == "--help":
-            continue
+        if ">" in words:  # of the shell
+            words = words[: words.index(">")]
+        if len(words) == 1 or words[0].isupper() or words[-1] == "--help":
+            continue  # named, not given
         args, rest = build_parser().parse_known_args(words)
         assert not rest or (rest[0].startswith("--") and rest[0][2:].split(".")[0] in args.free)
 
