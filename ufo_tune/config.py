@@ -53,6 +53,8 @@ class ModelSection(_Section):
     lora: LoraSection = LoraSection()
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Dtype the weights are loaded in."""
+    attention: Literal["sdpa", "flex"] = "sdpa"
+    """Of training: ``flex`` skips what no answer sees (``models.flex``); it needs a GPU. Decoding is the same."""
     quantization: Literal["", "nf4", "int8"] = ""
     """QLoRA: the frozen matrices of the language model in 4 or 8 bits (bitsandbytes)."""
 
@@ -145,6 +147,14 @@ class TrainSection(_Section):
     max_grad_norm: float = Field(1.0, gt=0)
     bf16: bool = False
     gradient_checkpointing: bool = False
+    compile: bool = False
+    """Compile each decoder layer (torch.compile): the first steps take minutes, those after them less."""
+    liger: bool = False
+    """The decoder's norms, rotations and feed-forward parts by liger's kernels: GPU, pip install 'ufo-tune[liger]'."""
+    pack_tokens: int = Field(0, ge=0)
+    """Rows of a batch share a row of the decoder, of at most so many tokens, unseen by each other; 0: each its own."""
+    vision_cache: float = Field(0, ge=0)
+    """Gigabytes of each process's memory for the outputs of a frozen vision tower, by image; 0: none are kept."""
     seed: int = 0
     save_steps: int = Field(0, ge=0)
     """Checkpoint every so many steps; 0: only at the end."""
@@ -186,7 +196,7 @@ class _Document(_Section):
             ConfigError: no such file, bad YAML, unknown key, value out of range.
         """
         path = resources.locate(cls._folder(), name_or_file)
-        return cls.from_dict(read_yaml(path), overrides, where=path.name, keep_unset=keep_unset)
+        return cls.from_dict(resources.read_yaml(path), overrides, where=path.name, keep_unset=keep_unset)
 
     @classmethod
     def from_dict(
@@ -291,34 +301,6 @@ class Protocol(_Document):
     @classmethod
     def _folder(cls) -> str:
         return "eval"
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets the last of two equal keys win in silence; here the second is an error with its line."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping.
-
-    Raises:
-        ConfigError: not YAML, a key twice in one section, or not a mapping.
-    """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())  # its message has lines of its own
-        raise ConfigError(f"{path}: not valid YAML ({said}); mend the file") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping (got {type(data).__name__}); start with 'model:'")
-    return data
 
 
 def _parse(text: str, key: str, where: str) -> Any:

@@ -26,8 +26,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 """What a plug-in of each kind must define."""
 
 _PLUMBING = {
-    "models": {"base", "released", "processor", "tiles", "ufo", "local", "generate", "lora", "tiny", "shared_prefix"}
-}
+    "models": {
+        "base", "released", "processor", "tiles", "ufo", "local", "generate", "lora", "tiny", "shared_prefix",
+        "vision_cache", "flex",
+    }
+}  # fmt: skip
 
 
 def names(kind: str) -> list[str]:

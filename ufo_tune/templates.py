@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from ufo_tune import resources
-from ufo_tune.config import _Document, read_yaml
+from ufo_tune.config import _Document
 from ufo_tune.errors import ConfigError
 
 QUESTION_FIELDS = frozenset({"phrase", "classes", "question", "range"})
@@ -103,7 +103,7 @@ def load(name_or_file: str) -> Template:
         ConfigError: no such template, bad YAML, unknown key or field.
     """
     path = resources.locate(Template._folder(), name_or_file)
-    return Template.from_dict({"name": path.stem, **read_yaml(path)}, where=path.name)
+    return Template.from_dict({"name": path.stem, **resources.read_yaml(path)}, where=path.name)
 
 
 def _fields(text: str) -> set[str]:

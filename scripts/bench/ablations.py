@@ -29,7 +29,7 @@ import yaml
 from _measure import markdown, write_json
 
 from ufo_tune import resources
-from ufo_tune.config import Protocol, Recipe, read_yaml
+from ufo_tune.config import Protocol, Recipe
 from ufo_tune.engine import load
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.predictions import fingerprint
@@ -92,7 +92,7 @@ class Settings:
 
 def recipe(base: Path, templates: Path, seed: int, settings: Settings) -> Recipe:
     """The quickstart's recipe on the tasks that are compared, for a number of steps instead of a time."""
-    document = read_yaml(resources.locate("recipes", "quickstart"))
+    document = resources.read_yaml(resources.locate("recipes", "quickstart"))
     document["model"]["base"] = str(base)
     mixture = [e for e in document["data"]["mixture"] if e["task"] in METRICS]
     document["data"]["mixture"] = [{**e, "template": str(templates / f"{e['template']}.yaml")} for e in mixture]
@@ -142,7 +142,7 @@ def _prepare(variant: Variant, folder: Path, settings: Settings) -> tuple[Path, 
     templates = folder / "templates"
     templates.mkdir()
     for task in METRICS:
-        wording = read_yaml(resources.locate("data_templates", f"scenes_{task}"))
+        wording = resources.read_yaml(resources.locate("data_templates", f"scenes_{task}"))
         wording["image_attention"] = variant.image_attention
         (templates / f"scenes_{task}.yaml").write_text(yaml.safe_dump(wording))
     return folder / "base", templates

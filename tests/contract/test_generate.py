@@ -106,8 +106,9 @@ def check_against_forward(model, dialogue, picture, generation, free=True):
     states = out.hidden[row, at]  # [Q, D]
     real = generation.ids >= 0
     assert torch.equal(generation.ids[real], label)
-    known = generation.hidden[real].any(-1)  # no state is computed before an end that the grammar forces
-    assert bool((known | (label == model.processor.end_id)).all()) and (not free or bool(known.all()))
+    known = generation.hidden[real].any(-1)  # no state is computed before what closes an answer by the grammar
+    closing = [model.processor.end_id, *model.processor._ids(tiny.CODEC.box_close)]
+    assert bool((known | torch.isin(label, torch.tensor(closing))).all()) and (not free or bool(known.all()))
     torch.testing.assert_close(generation.hidden[real][known], states[known], atol=1e-5, rtol=1e-4)
     if free:
         chosen = generation.scores[real] < 1  # forced tokens of a slot carry 1
@@ -180,8 +181,8 @@ def test_greedy_that_obeys_the_grammar_is_untouched_by_it(tmp_path):
     for forced in (False, True):
         _, (constrained,) = run(model, [grid(*POINTS[:2])], [GRAMMAR], forced_runs=forced)
         assert torch.equal(constrained.ids, free.ids) and constrained.texts == free.texts
-        torch.testing.assert_close(constrained.hidden[:, :-1], free.hidden[:, :-1], atol=1e-5, rtol=1e-4)
-        assert not constrained.hidden[:, -1].any()  # before a forced end nothing is computed
+        torch.testing.assert_close(constrained.hidden[:, :-2], free.hidden[:, :-2], atol=1e-5, rtol=1e-4)
+        assert not constrained.hidden[:, -2:].any()  # before </box> and the end, both forced, nothing is computed
     assert bool((constrained.scores >= free.scores - 1e-6).all())  # fewer competitors
 
 
@@ -242,6 +243,29 @@ def test_answers_are_cut_at_the_limit(model, limit, forced):
         width = min(limit, a.ids.shape[1])
         assert torch.equal(a.ids[:, :width], b.ids)
         torch.testing.assert_close(a.hidden[:, :width] * (b.ids >= 0)[..., None], b.hidden, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_what_closes_an_answer_is_written_unseen(model, forced):
+    """The last number of a box, and the last token of a slot, are followed by nothing that has to be computed."""
+
+    def passes(grammar):
+        batch = tiny.batch(model, [grid(*POINTS[:2])], train=False)
+        with torch.inference_mode():
+            begun, fed = loop.prefill(model, batch), []
+            begin = begun.cache.begin
+            begun.cache.begin = lambda counts, *span: (fed.append(counts.tolist()), begin(counts, *span))[1]
+            automaton = loop.compiler(model.processor).automaton([grammar])
+            decode = DecodeSection(max_new_tokens=30, forced_runs=forced)
+            written = loop.write(model.vlm, begun, automaton, automaton.starts.expand(2), decode)
+        return [sum(step[0] for step in fed), len(fed)], written
+
+    counts, written = passes((Box(),))  # <box> a , b , c , d: seven tokens to choose four numbers
+    assert counts == [7, 4 if forced else 7] and written.ids.shape == (2, 10)
+    assert written.hidden[:, :8].any(-1).all() and not written.hidden[:, 8:].any()
+    counts, written = passes((Literal("the box "), Slots(S), Literal(". the")))
+    assert counts == [2 + S - 1, 1 if forced else 2 + S - 1] and written.ids.shape == (2, 2 + S + 3)
+    assert written.hidden[:, : 2 + S].any(-1).all() and not written.hidden[:, 2 + S :].any()
 
 
 def test_packed_samples_get_their_own_answers_and_grammars(model):

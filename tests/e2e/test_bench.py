@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow  # processes of their own, a minute or two
 
@@ -53,6 +54,22 @@ def test_plain_step(tmp_path):
         assert f"{row['memory_ratio']:.2f}x" in printed
 
 
+def test_attention(tmp_path):
+    """Without a GPU it counts: pairs by a closed form, never fewer blocks than pairs; and nothing is timed."""
+    out = tmp_path / "attention.json"
+    printed = run("attention.py", "--sides", 448, 896, "--answers", 3, 40, "--repeat", 1, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(r["side"], r["answers"]) for r in rows] == [(s, a) for s in (448, 896) for a in (3, 40)]
+    for row in rows:
+        image = 256 * (row["side"] // 448) ** 2
+        prompt, tokens = image + 40, image + 40 + 20 * row["answers"]
+        pairs = image**2 + sum(image + k for k in range(1, 41))
+        pairs += row["answers"] * sum(prompt + k for k in range(1, 21))
+        assert row["tokens"] == tokens and row["pairs_seen"] == pytest.approx(pairs / tokens**2, rel=1e-5)
+        assert pairs < row["blocks_computed"] * (-(-tokens // 128) * 128) ** 2 and row["blocks_computed"] < 1
+        assert ("sdpa" in row) == torch.cuda.is_available() == ("no GPU: nothing is timed" not in printed)
+
+
 def test_machine(tmp_path):
     out = tmp_path / "machine.json"
     run("machine.py", "--out", out)
@@ -98,3 +115,25 @@ def test_data(tmp_path):
         parts = [v for stages in (ours, plain) for k, v in stages.items() if k not in ("ms", "worker_mb")]
         assert sum(parts) == pytest.approx(ours["ms"] + plain["ms"])
     assert found["start_up"]["ours, prepared"]["seconds"] < 5
+
+
+def test_vision_cache(tmp_path):
+    """It fails by itself where a step with the tower and one without do not compute the same."""
+    out = tmp_path / "vision_cache.json"
+    printed = run("vision_cache.py", "--width", 32, "--layers", 1, "--repeat", 1, "--towers", 1, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [r["family"] for r in rows] == ["llava", "smolvlm"]
+    # Kept of an image, float32: LLaVA's one layer with its class token, SmolVLM's five views of patches.
+    assert [r["kept_bytes"] for r in rows] == [4 * 32 * (1 + 24 * 24), 4 * 32 * 5 * 16 * 16]
+    assert all(r["floor"] > 1 and f"{r['time_ratio']:.2f}x" in printed for r in rows)
+
+
+def test_packing(tmp_path):
+    out = tmp_path / "packing.json"
+    printed = run("packing.py", "--width", 32, "--layers", 1, "--repeat", 1, "--budget", 600, "--out", out)
+    for row in json.loads(out.read_text())["rows"]:
+        assert row["padding"]["packed"] < row["padding"]["padded"]
+        for side in ("padded", "packed"):
+            rows, width = row["shapes"][side]
+            assert row["padding"][side] == pytest.approx(1 - row["tokens"] / (rows * width))
+        assert f"{row['time_ratio']:.2f}x" in printed

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ufo_tune import plugins, resources, templates
-from ufo_tune.config import Protocol, Recipe, read_yaml
+from ufo_tune.config import Protocol, Recipe
 from ufo_tune.core.codec import Codec
 from ufo_tune.engine.sources import ask
 from ufo_tune.engine.suites import parse_suites
@@ -62,7 +62,7 @@ def test_protocol(name):
 def test_template(name):
     template = templates.load(name)
     assert template.task in plugins.names("tasks")
-    assert "name" not in read_yaml(resources.locate("data_templates", name)), "the file's name is its name"
+    assert "name" not in resources.read_yaml(resources.locate("data_templates", name)), "the file's name is its name"
 
 
 def test_every_task_has_its_default_template():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ufo_tune import resources, templates
-from ufo_tune.config import read_yaml
 from ufo_tune.errors import ConfigError
+from ufo_tune.resources import read_yaml
 
 TEMPLATE = """
 task: rec

@@ -11,7 +11,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from ufo_tune import __version__, plugins, resources
-from ufo_tune.config import read_yaml
 from ufo_tune.errors import ConfigError, UfoTuneError
 
 _LIBRARIES = (
@@ -103,7 +102,7 @@ def _version(library: str) -> str:
 
 def _row(kind: str, name: str, *keys: str) -> dict[str, str]:
     """Read as plain YAML: a list must not fail because a path variable is unset."""
-    data = read_yaml(resources.locate(kind, name))
+    data = resources.read_yaml(resources.locate(kind, name))
     return {"name": name, **{k: " ".join(str(data.get(k, "")).split()) for k in keys}}
 
 

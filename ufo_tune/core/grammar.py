@@ -48,6 +48,7 @@ class Automaton:
     forced: Tensor  # [Q, F] i64 tokens that must follow, -1 padding
     forced_count: Tensor  # [Q] i64
     forced_state: Tensor  # [Q] i64 state after them
+    unread: Tensor  # [Q] i64 of them, where they end the answer, those after the last slot: nothing needs their states
 
     def to(self, device: torch.device | str) -> Automaton:
         """The same automaton on another device."""
@@ -194,6 +195,7 @@ class Compiler:
             forced=torch.tensor([[*tokens, *[-1] * (width - len(tokens))] for tokens, _ in runs]).long(),  # [Q, F]
             forced_count=torch.tensor([len(tokens) for tokens, _ in runs]),
             forced_state=torch.tensor([order[node] for _, node in runs]),
+            unread=torch.tensor([self._unread(*run) for run in runs]),
         )
 
     def _forced(self, node: int) -> tuple[list[int], int]:
@@ -205,6 +207,11 @@ class Compiler:
             ((token, node),) = self._nodes[node].items()
             tokens.append(token)
         return tokens, node
+
+    def _unread(self, tokens: Sequence[int], node: int) -> int:
+        """How many of the last tokens of a forced run that leads to ``node`` only close the answer."""
+        read = [number for number, token in enumerate(tokens, 1) if token in self._slot_runs]
+        return len(tokens) - max(read, default=0) if node == self._done else 0
 
 
 def _ways(grammar: Grammar) -> int:

@@ -118,13 +118,14 @@ def predicting(labels: Tensor, segment: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return row, torch.where(starts, last_prompt[row], previous), labels[row, at]
 
 
-def visible(segment: Tensor, is_image: Tensor, causal_image: Tensor) -> Tensor:
+def visible(segment: Tensor, is_image: Tensor, causal_image: Tensor, document: Tensor | None = None) -> Tensor:
     """The attention rule as a mask.
 
     Args:
         segment: [B, T].
         is_image: [B, T] bool.
         causal_image: [B] bool; such rows keep image tokens causal.
+        document: [B, T] number of the sample where a row holds several (``core.packing``): each sees itself only.
     Returns:
         [B, 1, T, T] bool, True where row i sees column j. Padding sees earlier padding, so no row is empty.
     """
@@ -133,6 +134,8 @@ def visible(segment: Tensor, is_image: Tensor, causal_image: Tensor) -> Tensor:
     image = is_image & ~causal_image[:, None]  # [B, T]
     order = causal | (image[:, :, None] & image[:, None, :])  # [B, T, T]
     same = (segment[:, None, :] == PROMPT) | (segment[:, None, :] == segment[:, :, None])
+    if document is not None:
+        same &= document[:, None, :] == document[:, :, None]
     # A padding row sees padding only: otherwise it would be the one thing that depends on the batch.
     real = (segment != PAD)[:, :, None] | (segment == PAD)[:, None, :]
     return (order & same & real)[:, None]  # [B, 1, T, T]

@@ -185,6 +185,8 @@ class Batch:
     pixels: dict[str, Tensor]  # the family's own inputs
     samples: tuple[tuple[Sample, ...], ...]  # B x samples packed in the row
     answer_counts: tuple[tuple[int, ...], ...]  # B x answers of each sample, in order
+    packs: tuple[tuple[int, ...], ...] = ()  # tokens of the batch rows in each row of the decoder; () one each
+    image_keys: tuple[tuple[bytes, int], ...] = ()  # of each image: a name of its pixels, rows of them; or ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; samples stay where they are."""

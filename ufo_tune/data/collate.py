@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from ufo_tune.core.codec import Codec
+from ufo_tune.core.packing import packs
 from ufo_tune.core.types import Batch, Dialogue, Sample, Turn
 from ufo_tune.data.images import sample_image
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.processor import EncodedRow, VLMProcessor
+from ufo_tune.models.vision_cache import key_of
 from ufo_tune.templates import Template
 
 Step = Callable[[np.ndarray, Sample, np.random.Generator], tuple[np.ndarray, Sample]]
@@ -23,6 +25,8 @@ class Collator:
     """Turns groups of samples, one group per batch row, into a ``Batch``.
 
     Samples of one group show the same image and are packed: each keeps its own question, all share the image.
+    In training, rows of at most ``pack_tokens`` tokens together share a row of the decoder (``core.packing``), and with
+    ``name_images`` the batch says which pixels it shows (``models.vision_cache``).
     """
 
     def __init__(
@@ -34,6 +38,8 @@ class Collator:
         options: Mapping[str, Any],
         steps: Sequence[Step] = (),
         max_length: int = 1 << 30,
+        pack_tokens: int = 0,
+        name_images: bool = False,
     ) -> None:
         self.processor = processor
         self.task = task
@@ -42,6 +48,8 @@ class Collator:
         self.options = dict(options)
         self.steps = tuple(steps)
         self.max_length = max_length
+        self.pack_tokens = pack_tokens
+        self.name_images = name_images
 
     def rows(self, groups: Sequence[tuple[Sample, ...]], rng: np.random.Generator | None) -> Batch | None:
         """A batch of one row per group.
@@ -55,7 +63,20 @@ class Collator:
         """
         rows = [self.row(group, rng) for group in groups]
         kept = [r for r in rows if len(r.row.ids) <= self.max_length and (rng is None or any(r.answer_counts))]
-        return self.processor.stack(kept) if kept else None
+        return self._stacked(kept, train=rng is not None) if kept else None
+
+    def _stacked(self, rows: list[EncodedRow], *, train: bool) -> Batch:
+        """The batch of some rows; in training those that share a row of the decoder stand beside each other."""
+        lengths = [len(r.row.ids) for r in rows]
+        shared = packs(lengths, self.pack_tokens) if train and self.pack_tokens else []
+        if shared:
+            rows = [rows[i] for pack in shared for i in pack]
+        batch = self.processor.stack(rows)
+        if len(shared) < len(rows):  # else none found company
+            batch.packs = tuple(tuple(lengths[i] for i in pack) for pack in shared)
+        if train and self.name_images:
+            batch.image_keys = tuple((key_of(r.pixels), self.processor.tower_rows(r.pixels)) for r in rows if r.pixels)
+        return batch
 
     def row(self, group: tuple[Sample, ...], rng: np.random.Generator | None) -> EncodedRow:
         """One encoded row."""

@@ -116,6 +116,11 @@ class Sources:
 
     def __init__(self, recipe: Recipe, model: UfoModel, rank: int = 0, world: int = 1) -> None:
         data, section = recipe.data, recipe.train
+        if section.pack_tokens and section.per_device_train_batch_size < 2:
+            raise ConfigError(
+                f"train.pack_tokens: packs the rows of a batch (got {section.pack_tokens} and batches of one row); set "
+                "train.per_device_train_batch_size to 2 or more"
+            )
         self.entries: tuple[MixtureEntry, ...] = data.mixture
         self.asked = [ask(e.task, e.template, recipe.tasks.get(e.task, {})) for e in self.entries]
         self.samples, self.left_out = open_entries(recipe)
@@ -137,6 +142,8 @@ class Sources:
                 a.encode_options,
                 steps(e, s, augment, f"data.mixture.{n}"),
                 data.max_length,
+                section.pack_tokens,
+                name_images=section.vision_cache > 0,
             )
             for n, (e, s, a) in enumerate(zip(self.entries, self.samples, self.asked, strict=True))
         ]

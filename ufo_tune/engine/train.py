@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
-from ufo_tune.engine import checkpoint, load, sharding
+from ufo_tune.engine import checkpoint, load, sharding, speed
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.preemption import Notice, noticed
@@ -34,6 +34,7 @@ from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError
 from ufo_tune.models import lora
 from ufo_tune.models.ufo import UfoModel
+from ufo_tune.models.vision_cache import VisionCache
 from ufo_tune.plugins import did_you_mean
 
 
@@ -86,6 +87,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
         bar.write(f"told to stop (SIGTERM): saved at step {run.step}; go on with --resume", file=sys.stderr)
     if not bar.disable:
         bar.write(run.sources.summary())
+        if run.model.vision_cache is not None:
+            bar.write(run.model.vision_cache.summary())
     bar.close()
     run.accelerator.end_training()
     return (out / checkpoint.LAST).resolve()
@@ -135,6 +138,7 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
     accelerator = sharding.start(section, out)
     set_seed(section.seed)
     m = recipe.model
+    speed.refuse(recipe, accelerator)
     if m.quantization and sharding.is_sharded(accelerator):
         raise ConfigError(
             f"model.quantization: packed matrices cannot be sharded (got {m.quantization} under "
@@ -148,6 +152,9 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
         model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype, quantization=m.quantization)
     model.settings |= {"base": m.base, "base_options": m.options, "quantization": m.quantization}
     lora.apply(model, m)
+    speed.apply(model, recipe)
+    if section.vision_cache:
+        model.vision_cache = _vision_cache(model, section.vision_cache, accelerator)
     if section.gradient_checkpointing:
         model.recompute_activations()
     module = Trainable(model, recipe.objectives, always_see=sharding.in_step(accelerator))
@@ -170,6 +177,20 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
         if section.report_to:
             accelerator.init_trackers("tensorboard")
     return _Run(recipe, out, accelerator, model, module, opt, sources, state["step"], best=state.get("best"))
+
+
+def _vision_cache(model: UfoModel, gigabytes: float, accelerator: Accelerator) -> VisionCache:
+    """Memory for what the tower says.
+
+    Raises:
+        ConfigError: the tower's output is no constant, or processes wait for each other in it.
+    """
+    if sharding.in_step(accelerator):
+        raise ConfigError(
+            "train.vision_cache: a process that knows its images would leave the tower out and let the others wait "
+            f"(got {accelerator.distributed_type.value}); take the profile ddp, or set train.vision_cache: 0"
+        )
+    return VisionCache(model.vlm, gigabytes)
 
 
 def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ufo_tune.config import DecodeSection
 from ufo_tune.core.codec import Codec
+from ufo_tune.core.packing import Packing
 from ufo_tune.core.types import Batch, EmbedTransform, Generation, ModelOutput, Prediction
 from ufo_tune.errors import ModelError
 from ufo_tune.models.processor import VLMProcessor
@@ -49,6 +50,9 @@ class VLM(nn.Module):
     }
     """Regular expressions on parameter names; what none matches is "tokens" (embeddings and head are matched first)."""
     lora_targets: str = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+
+    tower_reads: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
+    """Fields of the vision tower's output that HF reads; of ``hidden_states`` the layers that the config names."""
 
     def __init__(self, hf: nn.Module) -> None:
         super().__init__()
@@ -92,12 +96,25 @@ class VLM(nn.Module):
             )
         return embeds.masked_scatter(is_image[..., None], features.to(embeds.dtype)), extra
 
+    def packed(self, further: dict[str, Any], packing: Packing) -> dict[str, Any]:
+        """What ``embed`` gave besides embeddings, for rows of the decoder that hold several batch rows.
+
+        Raises:
+            ModelError: the family has such inputs and does not say how they are packed.
+        """
+        if further:
+            raise ModelError(
+                f"{type(self).__name__}: cannot pack its further inputs (got {sorted(further)}); set "
+                "train.pack_tokens: 0, or write the family's ``packed``"
+            )
+        return further
+
     def decode(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None, **kwargs: Any) -> Tensor:
         """States [B, T, D] after the final norm.
 
         Args:
             embeds: [B, T, D].
-            mask: [B, 1, T, T'] bool.
+            mask: [B, 1, T, T'] bool, or a block mask of that shape (``models.flex``).
             positions: [A, B, T].
             cache: a ``transformers`` cache, or None.
             kwargs: what ``embed`` gave besides embeddings; the rest goes through to the attention function.

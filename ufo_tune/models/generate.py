@@ -2,8 +2,9 @@
 
 One prefill of the whole rows, then steps in which every lane (an answer being written) adds one token, or all tokens
 that its grammar forces. The hidden state kept with a token is the one that *predicted* it, the first token included.
-Only before an end token that a grammar forces no state is computed (zeros): nothing reads it, and a grid point that
-says ``background`` is then done without a single decoding step.
+Only before tokens that close an answer because the grammar forces them (the end, or ``</box>`` and the end) no state is
+computed (zeros): nothing reads it. A grid point that says ``background`` is then done without a single decoding step,
+and a box with its last number.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Run:
 
     ids: Tensor  # [L, W]
     count: Tensor  # [L] tokens written
-    fed: Tensor  # [L] tokens the model has to see: without an answer's last one, and the one before a forced end
+    fed: Tensor  # [L] tokens the model has to see: those before an answer's last one that was chosen or is in a slot
     scores: Tensor  # [L, W]
     state: Tensor  # [L] automaton state after it
     done: Tensor  # [L] bool
@@ -130,8 +131,9 @@ def prefill(model: UfoModel, batch: Batch) -> Begun:
     """One pass of the whole rows (prompts, and the heads of all lanes), its cache split."""
     heads, before = _heads(batch)
     cache = SharedPrefixCache(heads)
-    inputs = model.embed(batch)
-    states = model.decode(inputs, batch, cache)
+    with attending(model.vlm.text_model):
+        inputs = model.embed(batch)
+        states = model.decode(inputs, batch, cache)
     images = model.retrieved(inputs.embeds, states)
     return Begun(cache, images, batch.positions[:, heads.row, before] + 1, states[heads.row, before])
 
@@ -246,18 +248,18 @@ def _plan(lanes: Lanes, automaton: Automaton, choose: Chooser, decode: DecodeSec
     state = automaton.advance(lanes.state, token)
     ids, count = token[:, None], torch.ones_like(token)
     more = automaton.forced_count[state]
-    ends = (more > 0) & (automaton.forced_state[state] == DONE)
-    if not decode.forced_runs:  # a forced end is written at once all the same
-        more = torch.where(ends & (more == 1), 1, 0)
+    unread = automaton.unread[state]
+    if not decode.forced_runs:  # what closes an answer is written at once all the same
+        more = torch.where(more == unread, more, 0)
     ids = torch.cat([ids, automaton.forced[state, : int(more.max())]], dim=1)  # [L, 1] + [L, W - 1] -> [L, W]
     state = torch.where(more > 0, automaton.forced_state[state], state)
     room = decode.max_new_tokens - lanes.written
-    ends = ends & (more > 0) & (count + more <= room)
+    unread = unread.masked_fill((more == 0) | (count + more > room), 0)
     count = torch.minimum(count + more, room).masked_fill(lanes.done, 0)
     done = lanes.done | (state == DONE) | (lanes.written + count >= decode.max_new_tokens)
     scores = torch.ones(ids.shape, device=ids.device)
     scores[:, 0] = score
-    return Run(ids, count, (count - done.long() - ends.long()).clamp_min(0), scores, state, done)
+    return Run(ids, count, (count - done.long() - unread).clamp_min(0), scores, state, done)
 
 
 def _compact(lanes: Lanes, run: Run, cache: SharedPrefixCache, drop: bool) -> tuple[Lanes, Run]:

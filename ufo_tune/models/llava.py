@@ -77,6 +77,8 @@ class LlavaProcessor(TiledProcessor):
 class Llava(VLM):
     """Weights of the family."""
 
+    tower_reads = ("hidden_states",)
+
 
 def build(
     path: str,

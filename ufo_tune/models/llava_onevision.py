@@ -82,6 +82,10 @@ class LlavaOnevisionProcessor(VLMProcessor):
         found = self.hf.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
         return {name: found[name] for name in ("pixel_values", "image_sizes")}
 
+    def tower_rows(self, pixels: dict[str, Tensor]) -> int:
+        """Tiles, the whole image among them."""
+        return pixels["pixel_values"].shape[1]
+
     def join_pixels(self, pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """[B, most, 3, side, side]; HF knows from ``image_sizes`` how many are real."""
         return join_padded(pixels)
@@ -102,6 +106,7 @@ def resolutions(known: Sequence[Sequence[int]], side: int, tiles: int) -> list[l
 class LlavaOnevision(VLM):
     """Weights of the family."""
 
+    tower_reads = ("hidden_states",)
     parts = VLM.parts | {"projector": r"^model\.(multi_modal_projector\.|image_newline$)"}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ufo_tune.core.packing import Packing
 from ufo_tune.core.types import Batch, View
 from ufo_tune.core.views import cells, grid_of
 
@@ -43,6 +44,11 @@ class LocalSampler:
             mine = torch.isin(row, rows)
             cells[mine], weights[mine] = _bilinear(batch.points[row[mine], number[mine]], views)
         return cls(row, batch.local_index[row, number], batch.image_index[row[:, None], cells], weights)
+
+    def packed(self, packing: Packing) -> LocalSampler:
+        """The same tokens where they stand in rows of the decoder."""
+        row, position = packing.moved(self.row, self.position)
+        return LocalSampler(row, position, packing.moved(self.row[:, None], self.cells)[1], self.weights)
 
     def sample(self, states: Tensor) -> Tensor:
         """[Q, D] interpolated image states from [B, T, D]."""

@@ -100,6 +100,10 @@ class VLMProcessor(ABC):
             return dict(pixels[0]) if pixels else {}
         return {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]}
 
+    def tower_rows(self, pixels: dict[str, Tensor]) -> int:
+        """How many rows one image is of what the vision tower is given: views, or patches."""
+        return len(next(iter(pixels.values())))
+
     @cached_property
     def image_id(self) -> int:
         """Id of the image placeholder."""

@@ -31,6 +31,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from ufo_tune.core.codec import Codec
+from ufo_tune.core.packing import Packing
 from ufo_tune.core.sequence import Row
 from ufo_tune.core.types import View
 from ufo_tune.errors import DataError
@@ -102,6 +103,7 @@ class QwenVL(VLM):
         "projector": r"^model\.visual\.(merger|deepstack_merger)",
         "language": r"^model\.language_model\.",
     }
+    tower_reads = ("pooler_output", "deepstack_features")  # the projector is a part of the tower
 
     def image_features(self, pixels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Features [sum K, D], and those of earlier layers where the model has deepstack."""
@@ -114,6 +116,10 @@ class QwenVL(VLM):
         """See ``VLM.embed``; the decoder is also told which tokens the earlier layers' features belong to."""
         embeds, further = super().embed(ids, pixels, is_image)
         return embeds, further | {"visual_pos_masks": is_image} if further else further
+
+    def packed(self, further: dict[str, Any], packing: Packing) -> dict[str, Any]:
+        """See ``VLM.packed``; packing keeps the order of images, so only the mask of their tokens moves."""
+        return further | {"visual_pos_masks": packing.put(further["visual_pos_masks"], False)} if further else further
 
 
 def build(path: str, codec: Codec | None, *, min_pixels: int = 0, max_pixels: int = 0, **weights: Any) -> UfoModel:

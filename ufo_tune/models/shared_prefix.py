@@ -252,12 +252,13 @@ def _merged(a: Part, b: Part) -> Tensor:
 
 @contextmanager
 def attending(text_model: nn.Module) -> Iterator[None]:
-    """Within the context the decoder uses this attention function; the model's own setting comes back after it."""
+    """Within the context the decoder uses this attention function, uncompiled; what was set comes back after it."""
     config: Any = text_model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         config._attn_implementation = before
 

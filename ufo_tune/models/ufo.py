@@ -19,13 +19,15 @@ from ufo_tune import __version__
 from ufo_tune.config import DecodeSection
 from ufo_tune.core import tokens
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.sequence import visible
-from ufo_tune.core.types import Batch, EmbedTransform, Generation, ModelOutput, View
+from ufo_tune.core.packing import Packing
+from ufo_tune.core.types import PAD, Batch, EmbedTransform, Generation, ModelOutput, View
 from ufo_tune.core.views import stitch
 from ufo_tune.errors import ModelError
+from ufo_tune.models import flex
 from ufo_tune.models.base import VLM
 from ufo_tune.models.local import LocalSampler
 from ufo_tune.models.processor import VLMProcessor
+from ufo_tune.models.vision_cache import VisionCache
 
 CONFIG_NAME = "ufo_config.json"
 _SCHEMA = 1
@@ -33,12 +35,13 @@ _SCHEMA = 1
 
 @dataclass(slots=True)
 class Inputs:
-    """What the decoder is given for a whole batch."""
+    """What the decoder is given for a whole batch; mask, sampler and further inputs are those of its own rows."""
 
     embeds: Tensor  # [B, T, D]
-    mask: Tensor  # [B, 1, T, T] bool
+    mask: Any  # [B, 1, T, T] bool, or a block mask of that shape; [P, 1, L, L] with packing
     local: LocalSampler | None
     further: dict[str, Any]  # the family's own
+    packing: Packing | None = None  # where batch rows share rows of the decoder
 
 
 class UfoModel(nn.Module):
@@ -55,6 +58,7 @@ class UfoModel(nn.Module):
         self.settings = settings
         self.re_add_local = True  # this and the next: only ablations change them; they travel with the weights
         self.retrieve_from: Literal["output", "input"] = "output"  # of the language model: image features for masks
+        self.vision_cache: VisionCache | None = None  # of a frozen tower; used in training only
         self.adapter: Any = None  # the PEFT model that wraps ``vlm.hf``, where there is one
 
     @classmethod
@@ -122,11 +126,19 @@ class UfoModel(nn.Module):
     def embed(self, batch: Batch, extra: Sequence[EmbedTransform] = ()) -> Inputs:
         """What the decoder is given for a whole batch."""
         is_image = _marked(batch.image_index, batch.ids.shape)
-        embeds, further = self.vlm.embed(batch.ids, batch.pixels, is_image)
+        cache = self.vision_cache if self.training and batch.image_keys else None
+        with cache.serving(batch.image_keys) if cache else nullcontext():
+            embeds, further = self.vlm.embed(batch.ids, batch.pixels, is_image)
         local = LocalSampler.of(batch)
         for transform in [*([local.fill] if local else []), *extra]:
             embeds = transform(embeds, batch)
-        return Inputs(embeds, visible(batch.segment, is_image, batch.causal_image), local, further)
+        visible = flex.rule(self.vlm.text_model)
+        if not batch.packs:
+            return Inputs(embeds, visible(batch.segment, is_image, batch.causal_image), local, further)
+        packing = Packing.of(batch.packs, batch.ids.shape[1], batch.ids.device)
+        segment, image = packing.put(batch.segment, PAD), packing.put(is_image & ~batch.causal_image[:, None], False)
+        mask = visible(segment, image, image.new_zeros(len(image)), packing.document)  # causal rows are dealt with
+        return Inputs(embeds, mask, local and local.packed(packing), self.vlm.packed(further, packing), packing)
 
     def decode(self, inputs: Inputs, batch: Batch, cache: Any = None) -> Tensor:
         """Final states [B, T, D] of a whole batch."""
@@ -134,7 +146,13 @@ class UfoModel(nn.Module):
         if inputs.local is not None and self.re_add_local:
             again = inputs.local.added_to(self.vlm.layers)
         with again:
-            return self.vlm.decode(inputs.embeds, inputs.mask, batch.positions, cache, **inputs.further)
+            if inputs.packing is None:
+                return self.vlm.decode(inputs.embeds, inputs.mask, batch.positions, cache, **inputs.further)
+            put = inputs.packing.put
+            positions = torch.stack([put(axis) for axis in batch.positions])  # [A, P, L]
+            return inputs.packing.take(
+                self.vlm.decode(put(inputs.embeds), inputs.mask, positions, cache, **inputs.further)
+            )
 
     def retrieved(self, embeds: Tensor, hidden: Tensor) -> Tensor:
         """The states [B, T, D] whose image tokens dense maps are retrieved from."""
