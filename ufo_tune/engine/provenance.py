@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ufo_tune.config import read_yaml
+from ufo_tune.resources import read_yaml
 from ufo_tune.engine import licence
 
 PACKAGES = ("ufo-tune", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")
