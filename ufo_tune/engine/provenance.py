@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from ufo_tune.resources import read_yaml
 from ufo_tune.engine import licence
+from ufo_tune.resources import read_yaml
 
 PACKAGES = ("ufo-tune", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "bitsandbytes")
 _EMISSIONS = "emissions.csv"  # of codecarbon, where somebody let it watch the run
