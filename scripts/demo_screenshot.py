@@ -51,7 +51,7 @@ def served(checkpoint: Path, *options: str) -> Iterator[str]:
 
 
 @contextmanager
-def opened(address: str, *, dark: bool = False, size: tuple[int, int] = (1360, 900)) -> Iterator[Any]:
+def opened(address: str, *, dark: bool = False, size: tuple[int, int] = (1360, 1050)) -> Iterator[Any]:
     """A fresh browser with the page in it, ready for clicks."""
     from playwright.sync_api import sync_playwright
 

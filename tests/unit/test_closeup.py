@@ -50,7 +50,7 @@ def by_hand(made: Generation, answer: int) -> np.ndarray:
     for s in range(4):
         for y in range(height):
             for x in range(width):
-                dot = sum(float(a * b) for a, b in zip(made.hidden[answer, 1 + s], made.image_features[y, x]))
+                dot = sum(float(made.hidden[answer, 1 + s, d] * made.image_features[y, x, d]) for d in range(depth))
                 maps[s, y, x] = dot / depth**0.5
     return maps
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import socket
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from tests import tiny
@@ -188,13 +191,13 @@ def test_words_of_an_answer() -> None:
 def test_progress_counts_parallel_answers_and_hides_half_a_box() -> None:
     texts = ("circle,<box>1,2,3,4</box>", "circle,<box>5,6,7,8</box>", "background", "sta")
     said = Reader(panel.progress(texts, tiny.CODEC, "")).texts
-    assert "4 points" in said and "circle × 2" in said and "background" not in said and "sta" not in said
+    assert "4 points" in said and "circle \u00d7 2" in said and "background" not in said and "sta" not in said
     assert "12" not in Reader(panel.progress(("at <box>12,3",), tiny.CODEC, "")).texts
 
 
 def test_a_layer_over_the_picture_is_what_draw_paints() -> None:
     image = tiny.image(size=(48, 64))
-    rgba, (x0, y0, x1, y1) = layer(bitmap(), (230, 159, 0), (48, 64), 2)
+    rgba, (x0, y0, *_) = layer(bitmap(), (230, 159, 0), (48, 64), 2)
     laid = Image.fromarray(image).convert("RGBA")
     laid.alpha_composite(Image.fromarray(rgba), (x0, y0))
     drawn = np.asarray(show.draw(image, masks=bitmap()[None], colours=[(230, 159, 0)], scale_to=None), dtype=int)
@@ -285,3 +288,16 @@ def _talk() -> object:
     from ufo_tune.demo.page import Talk
 
     return Talk()
+
+
+def test_the_space_is_the_same_demo() -> None:
+    """Its settings are those that a Space reads, and it gives ``serve`` nothing that it does not take."""
+    space = Path(__file__).parents[2] / "scripts" / "space"
+    settings = yaml.safe_load((space / "README.md").read_text("utf-8").split("---")[1])
+    assert settings["sdk"] == "gradio" and settings["app_file"] == "app.py" and (space / "app.py").is_file()
+    pins = (space.parents[1] / "constraints.txt").read_text("utf-8").splitlines()
+    assert f"gradio=={settings['sdk_version']}" in pins
+    assert (space / "requirements.txt").read_text("utf-8").split() == ["ufo-tune[demo]"]
+    calls = [n for n in ast.walk(ast.parse((space / "app.py").read_text("utf-8"))) if isinstance(n, ast.Call)]
+    (given,) = [{k.arg for k in call.keywords} for call in calls if getattr(call.func, "id", "") == "serve"]
+    assert given <= set(inspect.signature(server.serve).parameters) and {"host", "examples"} <= given

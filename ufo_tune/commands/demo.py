@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def demo(args: argparse.Namespace) -> None:
             "pictures, without a password; leave --host out to keep it to yourself",
             file=sys.stderr,
         )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads go then, too
     serve(
         args.checkpoint,
         host=args.host,

@@ -152,6 +152,5 @@ class _Left(Exception):
 
 def _tasks(trained: Sequence[str]) -> tuple[str, ...]:
     """The tasks to choose from: those trained, or all of a model that does not say; and chat."""
-    known = [name for name in TITLES if name in trained]
-    named = [*known, *(name for name in trained if name not in known)] or plugins.names("tasks")
-    return tuple(dict.fromkeys([*named, CHAT]))
+    offered = list(trained) or plugins.names("tasks")
+    return tuple(dict.fromkeys([*(name for name in TITLES if name in offered), *offered, CHAT]))

@@ -52,9 +52,10 @@ def page(desk: Desk, title: str, examples: Sequence[Path], queue: int, folder: P
         folder: for downloads; emptied by whoever made it.
     """
     view = _View(desk, folder)
-    with gr.Blocks(analytics_enabled=False, title=f"{title} – ufo-tune", delete_cache=(3600, 3600)) as blocks:
+    with gr.Blocks(analytics_enabled=False, title=f"{title} - ufo-tune", delete_cache=(3600, 3600)) as blocks:
         gr.HTML(
-            f"<h1>A model that points</h1><p>Boxes and masks are the plain answers of <code>{panel.clean(title)}</code>; "
+            "<h1>A model that points</h1>"
+            f"<p>Boxes and masks are the plain answers of <code>{panel.clean(title)}</code>: "
             "no detection head, no mask decoder.</p>",
             elem_classes="ufo-head",
             js_on_load=None,

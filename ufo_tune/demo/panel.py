@@ -73,7 +73,8 @@ def picture(answer: Answer) -> str:
     tags = "".join(_tag(answer, i, names[i], colours[i]) for i in order)
     count = f"{len(order)} object{'' if len(order) == 1 else 's'}" if order else "nothing marked"
     figure = (
-        f'<figure class="ufo-figure" style="--aspect:{width / height:.4f}"><svg viewBox="0 0 {width} {height}" role="group" aria-label="The picture, {count}">'
+        f'<figure class="ufo-figure" style="--aspect:{width / height:.4f}">'
+        f'<svg viewBox="0 0 {width} {height}" role="group" aria-label="The picture, {count}">'
         f'<image href="{_url(photo)}" width="{width}" height="{height}"/>{shapes}</svg>{tags}</figure>'
     )
     listed = sorted(order)
@@ -186,7 +187,8 @@ def _closeup(alone: Tensor, number: int, name: str) -> str:
     title = f"Mask {number + 1}, token by token"
     whose = f" <span>{clean(name)}</span>" if name else ""
     return (
-        f'<section class="ufo-closeup" data-object="{number}" aria-label="{clean(f"{title}: {name}")}"><h3>{title}{whose}</h3>'
+        f'<section class="ufo-closeup" data-object="{number}" aria-label="{clean(f"{title}: {name}")}">'
+        f"<h3>{title}{whose}</h3>"
         f'<div class="ufo-grid" style="--side:{side}">{figures}</div>'
         f'<p class="ufo-scale"><span>{low:.1f}</span><i></i><span>{high:.1f}</span></p>'
         f'<p class="ufo-soft">Each of the {count} &lt;MASK&gt; tokens sees its own place inside every cell; '
@@ -216,7 +218,7 @@ def _found(sample: Sample, prediction: Prediction) -> str:
         plural = "es" if kind == "box" else "s"
         return f"{len(order)} {kind}{plural if len(order) > 1 else ''}."
     counted = Counter(names[i] for i in order)
-    return ", ".join(f"{name} × {n}" for name, n in counted.most_common())
+    return ", ".join(f"{name} \u00d7 {n}" for name, n in counted.most_common())
 
 
 def _marked(text: str) -> str:

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,15 @@ def serve(
             mcp_server=False,
             pwa=False,
             allowed_paths=[temporary],
-            app_kwargs={"middleware": [_policy()], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": [(_Headers, (), {})], "docs_url": None, "redoc_url": None},
             **style(),
         )
         if ready is not None:
             ready(address)
         try:
-            blocks.block_thread()
+            threading.Event().wait()
+        except KeyboardInterrupt:  # how it ends
+            pass
         finally:
             blocks.close(verbose=False)
 
@@ -112,15 +115,8 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _policy() -> Any:
-    """Middleware that sends ``_POLICY`` with every page."""
-    from starlette.middleware import Middleware
-
-    return Middleware(_Headers)
-
-
 class _Headers:
-    """Adds headers to every HTTP answer (ASGI)."""
+    """Sends ``_POLICY`` with every HTTP answer (ASGI; given to starlette as class, arguments and keywords)."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -348,7 +348,7 @@ def _generations(model: UfoModel, batch: Batch, images: Tensor, written: Written
 
 
 def texts(processor: VLMProcessor, ids: Tensor) -> tuple[str, ...]:
-    """The texts of answers [N, L], whole or begun, without end token and padding, as training would have written them."""
+    """Texts of answers [N, L], whole or begun, without end token and padding, as training would have written them."""
     return tuple(_text(processor, one) for one in ids.tolist())
 
 

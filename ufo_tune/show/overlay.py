@@ -172,7 +172,7 @@ def layer(
 def _coverage(
     mask: np.ndarray, size: tuple[int, ...], stroke: int
 ) -> tuple[tuple[int, int, int, int], tuple[np.ndarray, ...]]:
-    """Where a mask is painted on (height, width) pixels, xyxy, and how much its fill, rim and outline cover: [h, w, 1]."""
+    """Where a mask is painted on (height, width) pixels, xyxy; and what its fill, rim and outline cover, [h, w, 1]."""
     height, width = size
     ratio = np.array([width / mask.shape[1], height / mask.shape[0]] * 2)
     margin = stroke + 2

@@ -1,5 +1,5 @@
 // One object at a time is "on": the one under the pointer, else the one with the focus, else the pinned one.
-// `element` is the panel's own; gradio replaces what is inside it, so listeners stand on it and look at their target.
+// `element` is the panel's own; gradio replaces or changes what is inside it, so listeners stand on it and look at their target.
 const number = (target) => target.closest?.("[data-object]")?.dataset.object;
 let pinned = null;
 let hovered = null;
@@ -41,5 +41,5 @@ new MutationObserver(() => {
     pinned = hovered = focused = null;
     paint();
   }
-}).observe(element, { childList: true, subtree: true });
+}).observe(element, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-seen"] });
 paint();
