@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 EXAMPLES = "demo quickstart/merged --open\ndemo merged --port 8080 --examples my_pictures --max-pixels 4000000"
@@ -21,7 +21,7 @@ def arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--open", action="store_true", help="open the page in this machine's browser")
 
 
-def demo(args: argparse.Namespace) -> None:
+def demo(args: Namespace) -> None:
     """Serve the page until interrupted."""
     from ufo_tune.demo.server import is_loopback, serve
 
