@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 EXAMPLES = "demo quickstart/merged --open\ndemo merged --port 8080 --examples my_pictures --max-pixels 4000000"
 
 
-def arguments(sub: argparse.ArgumentParser) -> None:
+def arguments(sub: ArgumentParser) -> None:
     """What the command takes."""
     sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
     sub.add_argument("--port", type=int, default=7860, help="0 takes a free one (%(default)s)")
