@@ -1,6 +1,6 @@
 """Drive the demo in a real browser without a screen, and leave a picture of it.
 
-    python scripts/demo_screenshot.py quickstart/merged docs/images/demo.png
+    python scripts/demo_screenshot.py showcase/merged docs/images/demo.jpg --hover 2
     python scripts/demo_screenshot.py quickstart/merged dark.png --dark --task res --text "the red cross"
 
 Needs the extra ``demo``, the package playwright and Debian's chromium. ``tests/e2e/test_demo.py`` drives it by the same
@@ -47,7 +47,7 @@ def served(checkpoint: Path, *options: str) -> Iterator[str]:
         yield found[1]
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE / 1000)
 
 
 @contextmanager

@@ -105,6 +105,9 @@ def style() -> dict[str, Any]:
     )
     for name in ("body_text_color_subdued", "block_info_text_color", "block_label_text_color"):
         theme.set(**{name: _SOFT[0], f"{name}_dark": _SOFT[1]})
+    theme.set(
+        button_primary_background_fill_hover="*primary_700", button_primary_background_fill_hover_dark="*primary_700"
+    )
     return {"theme": theme, "css": _asset("style.css")}
 
 
