@@ -83,15 +83,21 @@ def side_by_side(sides: Mapping[str, Side], repeat: int) -> dict[str, Any]:
     }
 
 
-def step_options(about: str | None, vocabularies: list[int], trains: Sequence[str]) -> argparse.ArgumentParser:
-    """What measurements of training steps can be told, and its defaults: the rows, the model, where the result goes."""
+def model_options(about: str | None) -> argparse.ArgumentParser:
+    """What measurements on a made model can be told, and its defaults: its size, repeats, where the result goes."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table as JSON")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--vocabularies", type=int, nargs="+", default=vocabularies)
-    parser.add_argument("--train", choices=["lora", "full"], nargs="+", default=trains)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
+    return parser
+
+
+def step_options(about: str | None, vocabularies: list[int], trains: Sequence[str]) -> argparse.ArgumentParser:
+    """``model_options``, and what is trained on which vocabularies."""
+    parser = model_options(about)
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=vocabularies)
+    parser.add_argument("--train", choices=["lora", "full"], nargs="+", default=trains)
     return parser
 
 

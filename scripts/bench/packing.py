@@ -11,7 +11,6 @@ nothing were padded and attention cost nothing. Rows of one length have none, an
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import Side, markdown, side_by_side, write_json
+from _measure import Side, markdown, model_options, side_by_side, write_json
 from train_step import CODEC, prepared
 
 from ufo_tune.core import answers
@@ -106,12 +105,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the table as JSON")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser = model_options(__doc__)
     parser.add_argument("--budget", type=int, default=1024, help="tokens of a packed row")
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

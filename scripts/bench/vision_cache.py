@@ -11,13 +11,12 @@ run fails. The floor is the ratio of their operations as torch counts them. The 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import Side, markdown, side_by_side, write_json
+from _measure import Side, markdown, model_options, side_by_side, write_json
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import CODEC, batch, prepared
 
@@ -106,13 +105,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the table as JSON")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser = model_options(__doc__)
     parser.add_argument("--families", choices=list(SHAPES), nargs="+", default=list(SHAPES))
     parser.add_argument("--towers", type=int, nargs="+", default=[2, 8])
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ufo_tune.demo import serve
+from ufo_tune.demo.server import serve
 
 HERE = Path(__file__).parent
 

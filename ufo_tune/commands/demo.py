@@ -7,16 +7,18 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ufo_tune.demo import HOST, MAX_PIXELS, PORT, QUEUE
+
 EXAMPLES = "demo quickstart/merged --open\ndemo merged --port 8080 --examples my_pictures --max-pixels 4000000"
 
 
 def arguments(sub: ArgumentParser) -> None:
     """What the command takes."""
     sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
-    sub.add_argument("--port", type=int, default=7860, help="0 takes a free one (%(default)s)")
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen at; any other lets others in (%(default)s)")
-    sub.add_argument("--max-pixels", type=int, default=25_000_000, help="of a picture (%(default)s)")
-    sub.add_argument("--queue", type=int, default=16, help="questions that wait at most (%(default)s)")
+    sub.add_argument("--port", type=int, default=PORT, help="0 takes a free one (%(default)s)")
+    sub.add_argument("--host", default=HOST, help="address to listen at; any other lets others in (%(default)s)")
+    sub.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="of a picture (%(default)s)")
+    sub.add_argument("--queue", type=int, default=QUEUE, help="questions that wait at most (%(default)s)")
     sub.add_argument("--examples", type=Path, help="folder of pictures to pick from (synthetic scenes)")
     sub.add_argument("--open", action="store_true", help="open the page in this machine's browser")
 

@@ -16,13 +16,9 @@ from PIL import Image as Pillow
 
 from ufo_tune.core.images import FORMATS
 from ufo_tune.data.open import open_dataset
+from ufo_tune.demo import HOST, MAX_PIXELS, PORT, QUEUE
 from ufo_tune.errors import ConfigError
 
-HOST, PORT = "127.0.0.1", 7860
-MAX_PIXELS = 25_000_000
-"""Of a picture, unless told otherwise: more than a photograph of most cameras has."""
-QUEUE = 16
-"""Questions that wait, unless told otherwise."""
 _FILE = "64mb"
 """Largest upload."""
 _SCENES = 6

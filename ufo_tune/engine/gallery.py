@@ -11,13 +11,10 @@ import torch
 
 from ufo_tune import show
 from ufo_tune.config import DecodeSection
-from ufo_tune.core.masks import decode as decode_rle
-from ufo_tune.core.retrieval import mask_logits, slot_queries
 from ufo_tune.core.types import Prediction, Sample
-from ufo_tune.core.views import crop_logits
-from ufo_tune.data.collate import Collator
 from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.answering import Answering, grouped
+from ufo_tune.engine.closeup import ask_closely, slot_maps
 from ufo_tune.engine.sources import Asked, ask
 from ufo_tune.models.ufo import UfoModel
 
@@ -68,18 +65,10 @@ def _answers(model: UfoModel, task: str) -> list[tuple[Sample, Prediction]]:
 
 def _slot_maps(model: UfoModel, file: Path) -> None:
     """The paper's figure: each ``<MASK>`` token alone, beside the mask that all of them make."""
-    asked = _asked(model, "res")
-    ((sample, prediction), *_) = _answers(model, "res")
-    collator = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options)
-    batch = collator.rows([(sample,)], None)
-    assert batch is not None and prediction.masks  # one short row; the grammar leaves nothing but a mask
-    grammar = asked.task.grammar(sample, model.codec, asked.template)
-    (generation,) = model.predict(batch.to(model.device), DecodeSection(constrained=True), [grammar])
-    count = model.codec.slot_tokens
-    queries, _, _ = slot_queries(generation.ids, generation.hidden, generation.slot_id, count)  # [1, S, D]
-    alone = torch.cat(
-        [mask_logits(queries[:1, s : s + 1], generation.image_features) for s in range(count)]
-    )  # [S, h, w]
-    maps = crop_logits(alone, generation.views, sample.size)  # [S, H, W]
-    merged = decode_rle(prediction.masks[0])
-    show.slot_maps(np.asarray(sample.image), maps.cpu(), merged, caption=sample.text).save(file)
+    sample = open_dataset("scenes", "", "test", "res", _OPTIONS["res"])[0]
+    prediction, generation = ask_closely(model, _asked(model, "res"), DecodeSection(constrained=True), sample)
+    assert prediction.masks  # the grammar leaves nothing but a mask
+    (alone, *_) = slot_maps(generation, prediction, model.codec, sample.size, longest=max(sample.size))
+    if alone is None:  # an empty mask comes of no slot
+        alone = torch.zeros(model.codec.slot_tokens, *sample.size)
+    show.slot_maps(np.asarray(sample.image), alone, prediction.masks[0], caption=sample.text).save(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from ufo_tune.engine import licence, probe, provenance
 from ufo_tune.engine.load import load, precision
 from ufo_tune.engine.predictions import fingerprint
 from ufo_tune.engine.quantized import matrices
+from ufo_tune.engine.whole_folder import whole_or_nothing
 from ufo_tune.errors import ConfigError, ModelError
 from ufo_tune.models.ufo import UfoModel
 
@@ -65,18 +65,12 @@ def merge(run: Path, out: Path) -> dict[str, float]:
     dtype = next(model.parameters()).dtype
     checkpoint = (run / "last") if (run / "last").exists() else run
     model.settings |= provenance.of(checkpoint, base, model.settings, weights | {"merged": fingerprint(model)})
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save(part)
-    licence.keep(base, part)
-    if recipe := model.settings["trained"]["recipe"]:
-        provenance.write_recipe(recipe, part / "recipe.yaml")
-    try:
+    with whole_or_nothing(out) as part:
+        model.save(part)
+        licence.keep(base, part)
+        if recipe := model.settings["trained"]["recipe"]:
+            provenance.write_recipe(recipe, part / "recipe.yaml")
         differences = _compare(expected, _elsewhere(part), dtype)
-    except ModelError:
-        shutil.rmtree(part)
-        raise
-    part.rename(out)
     return differences | {f"quantized {name}": value for name, value in apart.items()}
 
 

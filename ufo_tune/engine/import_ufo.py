@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +25,7 @@ from ufo_tune.core import tokens
 from ufo_tune.core.codec import Codec
 from ufo_tune.engine import checkpoint
 from ufo_tune.engine.load import load
+from ufo_tune.engine.whole_folder import whole_or_nothing
 from ufo_tune.errors import ConfigError, ModelError
 from ufo_tune.models import released
 
@@ -84,7 +83,7 @@ def import_ufo(
     _fill(hf, parts)
     layout.configure(hf)
     processor.chat_template = layout.CHAT_TEMPLATE
-    with _whole_or_nothing(out) as part:
+    with whole_or_nothing(out) as part:
         _write(part / "base" if adapter else part, hf, processor, layout, family, codec or {}, options or {})
         if adapter:
             _write_adapter(part, out, parts, alpha)
@@ -94,19 +93,6 @@ def import_ufo(
         "ignored": len(ignored),
         "from_base": len(list(hf.parameters())) - len(parts.weights),
     }
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write to, which takes its name in the end, or is gone where that fails."""
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield part
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    part.rename(out)
 
 
 def read(path: Path) -> dict[str, Tensor]:

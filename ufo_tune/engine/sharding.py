@@ -95,6 +95,19 @@ def prepare(
     return prepared
 
 
+def complete_gradients(accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> None:
+    """Gradients of zero for what no sample of the batch reached, as DeepSpeed's partitions have them by themselves.
+
+    A batch without images would else leave the tower's momentum alone in one process and follow it under ZeRO.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return  # its step is over, and gradients here would be copies of whole partitions
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+
 def in_step(accelerator: Accelerator) -> bool:
     """Whether all processes must run the same modules in every pass, because each waits for the others' part of it."""
     return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)

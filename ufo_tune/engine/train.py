@@ -218,23 +218,12 @@ def _step(run: _Run, window: list[Batch]) -> dict[str, LossTerm]:
             accelerator.backward(sum(terms[n].total / counts[n].clamp_min(1.0) for n in names) * undo)
             for n in names:
                 totals[n] += terms[n].total.detach()
-            _complete(run.optimizer)
             if accelerator.sync_gradients:
+                sharding.complete_gradients(accelerator, run.optimizer)
                 accelerator.clip_grad_norm_(run.module.parameters(), section.max_grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
     return {n: LossTerm(totals[n], counts[n]) for n in names}
-
-
-def _complete(optimizer: torch.optim.Optimizer) -> None:
-    """Gradients of zero for what no sample of the batch reached, as sharded optimizers have it.
-
-    A batch without images would else leave the tower's momentum alone in one process and follow it under ZeRO.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
 
 def _save(run: _Run, best: bool = False) -> int:
