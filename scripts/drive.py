@@ -99,6 +99,8 @@ class Run:
         )
         shutil.rmtree(folder / "run", ignore_errors=True)
         train(recipe, folder / "run", progress=False)
+        if self.log(fold)[-1]["step"] < self.steps:
+            raise SystemExit(f"{folder}: told to stop before the last step; this fold begins anew next time")
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
         model = load_model(folder / "run")
         started = time.process_time()

@@ -69,6 +69,17 @@ def test_pixels_and_targets_stay_together(dihedral, box):
     assert len(seen) == (8 if dihedral else 1)
 
 
+def test_the_middle_of_a_window_is_scored_where_there_is_choice():
+    """A third of the picture is scored: of windows drawn blindly a third would do, of four draws four fifths."""
+    bitmap = np.zeros(SIZE, dtype=bool)
+    bitmap[:, :13] = True
+    sample = _marked([(0, 0, 40, 30)], ignore=masks.encode(~bitmap))
+    step = Windows([sample], 4)
+    places = [int(step(sample.image, sample, np.random.default_rng(seed))[0][2, 2, 1]) for seed in range(400)]
+    drawn = 11 / 37  # lefts 0 to 10 of 0 to 36
+    assert np.mean(np.array(places) < 13) == pytest.approx(1 - (1 - drawn) ** 4 * (26 / 37), abs=0.06)
+
+
 def test_windows_are_spread_over_all_places():
     sample = _marked([(0, 0, 40, 30)])
     step = Windows([sample], 28)

@@ -6,8 +6,9 @@ For structures that vanish when the whole image is shrunk to what the model sees
 about a whole image, tile by tile.
 
 What leaves the window is dropped, box, mask and label together. A phrase keeps its object, of which a part may be cut
-off: windows without any of its pixels are drawn again, and the last resort is one around a pixel of it. Words such as
-"left" or "above" forbid the turns.
+off: windows without any of its pixels are drawn again, and the last resort is one around a pixel of it. Neither is
+there much to learn where the middle is not scored (``Targets.ignore``), so that these are drawn again too. Words such
+as "left" or "above" forbid the turns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ UPRIGHT = re.compile(
 )
 """Words that a quarter turn or an upside-down picture makes wrong; longer words with these beginnings count."""
 TRIES = 4
-"""Windows drawn until one shows a pixel of the phrase's object."""
+"""Windows drawn until one shows a pixel of the phrase's object, and is scored in the middle."""
 
 Window = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
@@ -82,12 +83,16 @@ class Windows:
     def _window(self, sample: Sample, rng: np.random.Generator) -> Window:
         size = np.array(sample.size)  # H, W
         sides = np.minimum(self._side, size)
-        seen = _drawn(sample) if sample.text else np.ones((0, 0), dtype=bool)
+        seen = _drawn(sample) if sample.text else np.zeros((0, 0), dtype=bool)
+        ignored = _ignored(sample)
         for _ in range(TRIES):
-            corner = rng.integers(0, size - sides, endpoint=True)  # y, x
-            window = (int(corner[0]), int(corner[1]), int(sides[0]), int(sides[1]))
-            if not seen.any() or seen[_slices(window)].any():
+            y, x = (int(c) for c in rng.integers(0, size - sides, endpoint=True))
+            window = (y, x, int(sides[0]), int(sides[1]))
+            shows = not seen.any() or seen[_slices(window)].any()
+            if shows and not ignored[y + sides[0] // 2, x + sides[1] // 2]:
                 return window
+        if not seen.any():
+            return window
         places = np.argwhere(seen)  # [pixels, 2]
         inside = places[int(rng.integers(len(places)))]
         corner = rng.integers(np.maximum(inside - sides + 1, 0), np.minimum(inside, size - sides), endpoint=True)
@@ -188,3 +193,9 @@ def _drawn(sample: Sample) -> np.ndarray:
     for x0, y0, x1, y1 in targets.boxes.tolist():
         drawn[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
     return drawn
+
+
+def _ignored(sample: Sample) -> np.ndarray:
+    """The pixels [H, W] bool that are not scored."""
+    rle = sample.targets.ignore if sample.targets is not None else None
+    return np.zeros(sample.size, dtype=bool) if rle is None else masks_.decode(rle)
