@@ -1,5 +1,6 @@
 """What every family must keep; a new file in models/ with a tiny builder is tested on arrival."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from ufo_tune.core.types import Answer, Dialogue, Turn
 from ufo_tune.core.views import stitch, to_canvas, tokens_of
 from ufo_tune.engine import checkpoint, hub, load, probe
 from ufo_tune.engine.trainable import Trainable
-from ufo_tune.errors import ModelError
+from ufo_tune.errors import DataError, ModelError
 from ufo_tune.models import lora
 from ufo_tune.objectives.mask_retrieval import Objective as MaskRetrieval
 from ufo_tune.objectives.next_token import Objective as NextToken
@@ -63,6 +64,20 @@ def check_locality(model, size):
         total = total + torch.stack([(p - plain).norm(dim=-1).flatten() for p in painted])  # [cells, h*w]
     moved = [divmod(i, w) for i in total.argmax(1).tolist()]
     assert moved == [c[:2] for c in cells] and len(cells) >= min(h * w, 3)
+
+
+def test_words_that_spell_the_layout_are_refused(model):
+    """A person who types "<image>" would else ask about two images, of which one has no pixels."""
+    for token in (model.processor.image_token, model.processor.end_token):
+        spelled = f"what is {token} here?"
+        wanted = re.escape(f"tiny#0: the text spells the model's own {token} (got {spelled!r}); remove it")
+        for question, answer in (
+            (spelled, Answer("a")),
+            ("a", Answer(spelled)),
+            ("a", Answer("a", question=spelled)),
+        ):
+            with pytest.raises(DataError, match=wanted):
+                tiny.batch(model, [Dialogue((Turn(question, (answer,)),))])
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 160), (160, 64), (110, 75)])

@@ -20,7 +20,7 @@ from ufo_tune.core import sequence, tokens
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import NO_SIZE, Batch, Dialogue, Sample, Slot, View
 from ufo_tune.core.views import canvas, grid_of, to_canvas, to_known_target, to_target, tokens_of
-from ufo_tune.errors import ModelError
+from ufo_tune.errors import DataError, ModelError
 
 _ANSWER = "\u2983ANSWER\u2984"
 _QUESTION = "\u2983QUESTION\u2984"
@@ -159,7 +159,13 @@ class VLMProcessor(ABC):
         counts: tuple[int, ...],
         train: bool,
     ) -> EncodedRow:
-        """One dialogue as tokens, pixels and dense targets; not yet padded. Without an image it is text only."""
+        """One dialogue as tokens, pixels and dense targets; not yet padded. Without an image it is text only.
+
+        Raises:
+            DataError: its words spell the image's token, or the one that ends an answer.
+            ModelError: points or masks without an image; the chat template drops a message.
+        """
+        self._refuse_tokens(dialogue, samples[0].source)
         size = NO_SIZE if image is None else (image.shape[0], image.shape[1])
         views = () if image is None else self.plan(size)
         if image is None and any(a.point or a.slots for turn in dialogue.turns for a in turn.answers):
@@ -202,6 +208,15 @@ class VLMProcessor(ABC):
             samples=samples,
             answer_counts=counts,
         )
+
+    def _refuse_tokens(self, dialogue: Dialogue, source: str) -> None:
+        """Words that the tokenizer would not read as words: a second image, or an answer's end before its end."""
+        said = [t.question for t in dialogue.turns]
+        said += [words for t in dialogue.turns for a in t.answers for words in (a.question, a.text) if words]
+        for token in (self.image_token, self.end_token):
+            for words in said:
+                if token in words:
+                    raise DataError(f"{source}: the text spells the model's own {token} (got {words!r}); remove it")
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
