@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
+from scipy import special
 
 from tests.spoken import CODECS, SIZE, codec_name, encode, sample_of, spoken, words
 from ufo_tune import plugins
 from ufo_tune.core import masks
 from ufo_tune.core.tiles import Tile
 from ufo_tune.core.types import Prediction
+from ufo_tune.data.augment import select
+from ufo_tune.tasks._single_answer import first_maps
 
 NAMES = [n for n in plugins.names("tasks") if hasattr(plugins.find("tasks", n), "join")]
 WHOLE = Tile((0, 0, SIZE[1], SIZE[0]))
@@ -58,3 +62,20 @@ def test_nothing_readable_is_invalid(name):
     _same(task.join([(WHOLE, silent)] * 2, sample, codec), task.decode(silent, sample, codec))
     spoken_once = [(WHOLE, silent), (WHOLE, spoken(encode(task, sample, codec), codec))]
     assert task.join(spoken_once, sample, codec).invalid == 0
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_res_cuts_probabilities_where_it_is_told(threshold):
+    """Two answers about one tile: the mean of their probabilities, and of one alone its own."""
+    task, codec, several = plugins.find("tasks", "res"), CODECS[0], sample_of("instance_segmentation", 2)
+    samples = [sample_of("res").with_(targets=select(several.targets, torch.arange(2) == k)) for k in (0, 1)]
+    said = [spoken(encode(task, s, codec), codec) for s in samples]
+    maps = torch.cat([first_maps(g, SIZE, codec, g.slot_id) for g in said]).numpy()  # [2, H, W]
+    chances = special.expit(maps.astype(float))
+    assert (chances > threshold).any((1, 2)).all()
+    alone = task.decode(said[0], samples[0], codec, threshold=threshold)
+    joined = task.join([(WHOLE, g) for g in said], samples[0], codec, threshold=threshold)
+    for found, chance in ((alone, chances[0]), (joined, chances.mean(0))):
+        clear = abs(chance - threshold) > 1e-4
+        assert np.array_equal(masks.decode(found.masks[0])[clear], (chance > threshold)[clear])
+        assert clear.mean() > 0.4
