@@ -194,6 +194,25 @@ def test_token_cross_entropy_has_the_gradient_of_torch(dtype):
     assert found.dtype == dtype and not found[2].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spent_logits_become_their_gradient(dtype):
+    g = torch.Generator().manual_seed(1)
+    states, head = torch.randn(300, 4, generator=g).to(dtype), torch.randn(30_000, 4, generator=g).to(dtype)
+    labels = torch.randint(30_000, (300,), generator=g)  # 9 M logits: three pieces
+    states.requires_grad_()
+    found = []
+    for spend in (False, True):
+        logits = states @ head.T
+        term = token_cross_entropy(logits, labels, spend=spend)
+        before = logits.detach().clone()
+        found.append(torch.autograd.grad(term.total, states, retain_graph=True)[0])
+        assert torch.equal(before, logits) != spend
+    assert torch.equal(*found)
+    assert logits.detach().float().sum(1).abs().max() < 0.1  # softmax less one, its sum is 0
+    with pytest.raises(RuntimeError, match="spent"):
+        term.total.backward()
+
+
 def test_token_cross_entropy_takes_any_leading_shape():
     logits = torch.randn(2, 3, 5)
     labels = torch.tensor([[1, IGNORE, 4], [0, 2, IGNORE]])

@@ -14,13 +14,17 @@ from ufo_tune.core.types import IGNORE, LossTerm
 _SMOOTH = 1e-3
 
 
-def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> LossTerm:
+def token_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, spend: bool = False
+) -> LossTerm:
     """Cross-entropy of tokens; nothing is shifted here.
 
     Args:
         logits: [..., V] at the positions that predict ``labels``.
         labels: [...] int64, ``IGNORE`` where unsupervised.
         weights: [...] of each token; default 1.
+        spend: write the gradient into the memory of the logits, which nobody reads after this; the backward pass then
+            runs once.
 
     Returns:
         The weighted sum over supervised tokens and the sum of their weights.
@@ -30,19 +34,20 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None =
     if weights is not None:
         mass = mass * weights.reshape(-1).float()
     rows = logits.reshape(len(flat), logits.shape[-1])  # [T, V]
-    total: Tensor = _CrossEntropy.apply(rows, flat.clamp_min(0), mass)  # type: ignore[no-untyped-call]
+    total: Tensor = _CrossEntropy.apply(rows, flat.clamp_min(0), mass, spend)  # type: ignore[no-untyped-call]
     return LossTerm(total, mass.sum())
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The sum over rows of logits [T, V]. Keeps the logits alone and makes one array of their size at a time.
+    """The sum over rows of logits [T, V]. Keeps the logits alone, and makes one array of their size or none.
 
     torch's own holds three in float32 on the way back, and with a vocabulary of 150,000 they are most of a step's
     memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, mass: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, mass: Tensor, spend: bool) -> Tensor:
+        ctx.spend, ctx.spent = spend, False
         normal = torch.cat([rows.float().logsumexp(1) for rows in torch.split(logits, _rows(logits))])  # [T]
         ctx.save_for_backward(logits, labels, mass, normal)
         chosen = logits.gather(1, labels[:, None])[:, 0].float()  # [T]
@@ -50,14 +55,17 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        if ctx.spent:
+            raise RuntimeError("token_cross_entropy: its logits are spent; go back once, or leave spend out")
         logits, labels, mass, normal = ctx.saved_tensors
-        out, each = torch.empty_like(logits), _rows(logits)
+        ctx.spent = ctx.spend
+        out, each = logits if ctx.spend else torch.empty_like(logits), _rows(logits)
         columns = (labels[:, None], (mass * grad)[:, None], normal[:, None])  # [T, 1] each
         for into, some, label, weight, level in zip(*(v.split(each) for v in (out, logits, *columns)), strict=True):
             p = (some - level).exp_()  # [t, V] float32, whatever the logits are
             into.copy_(p.scatter_add_(1, label, torch.full_like(level, -1.0)).mul_(weight))
-        return out, None, None
+        return out, None, None, None
 
 
 def _rows(logits: Tensor) -> int:

@@ -50,7 +50,7 @@ class Objective(nn.Module):
         hidden, weights = output.hidden[row, at], self._weights(batch, row, at)  # [Q, D], [Q]
 
         def piece(states: Tensor, wanted: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-            term = token_cross_entropy(output.logits(states), wanted, mass)
+            term = token_cross_entropy(output.logits(states), wanted, mass, spend=True)
             return term.total, term.count
 
         pieces = list(zip(*(values.split(self.rows) for values in (hidden, labels, weights)), strict=True))
