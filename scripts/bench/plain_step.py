@@ -1,14 +1,15 @@
 """A training step of this project against a plain one: same model, batch, loss and gradients, side by side in one run.
 
-    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000]
+    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000] [--compile]
 
 One row at 448 pixels with six objects: 256 image tokens and 40 parallel answers, as UFO trains, 18 of them boxes or
 masks and the others "background". The plain side does what the method's text says, in the order in which it says it.
 It writes the attention rule answer by answer into a dense float mask, computes the logits of every position, and
 takes one object after the other: its sixteen dot products with the image, put together to a map, raised to the size
-of the target, dice and focal loss. All of it is correct, and its single operations are torch's own; losses and
-gradients must agree within 1e-4, or the run fails. Vision tower, decoder, the ``<LOCAL>`` features and the optimizer
-are the same code on both sides, so that the layers bound the ratio: the larger the vocabulary, the less.
+of the target, dice and focal loss. LoRA and the new tokens' rows are peft's. All of it is correct, and its single
+operations are torch's own; losses and gradients must agree within 1e-4, or the run fails. Vision tower, decoder, the
+``<LOCAL>`` features and the optimizer are the same code on both sides, so that the layers bound the ratio: the larger
+the vocabulary, the less. ``--compile`` compiles them on our side, as ``train.compile`` does.
 
 The sides alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most that the
 profiler sees allocated during a step, without weights and optimizer state, which are the same. Goals: at least twice as
@@ -17,6 +18,7 @@ fast, at most half the memory.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import tempfile
@@ -30,7 +32,9 @@ from torch import Tensor
 from train_step import batch, model, prepared
 
 from ufo_tune.core.types import IGNORE, PROMPT, Batch, LossTerm
+from ufo_tune.engine import speed
 from ufo_tune.engine.trainable import Trainable
+from ufo_tune.models.new_tokens import NewTokens
 from ufo_tune.models.ufo import UfoModel
 
 SIDE, PATCH = 448, 28
@@ -111,14 +115,23 @@ def plain_terms(built: UfoModel, batch: Batch) -> dict[str, LossTerm]:
     return terms
 
 
-def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int) -> dict[str, Any]:
-    """One row of the table: both sides on one model."""
-    built, made = prepared(built, train)
+def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int, compiled: bool) -> dict[str, Any]:
+    """One row of the table: both sides on the same weights."""
+    plain = copy.deepcopy(built)
+    made = {}
+    for name, side in (("plain", plain), ("ours", built)):
+        torch.manual_seed(0)  # of LoRA's first weights
+        _, made[name] = prepared(side, train)
+    for module in plain.modules():
+        if isinstance(module, NewTokens):
+            module.__class__ = NewTokens.__base__
+    if compiled:
+        speed.compile_layers(built.vlm)
     shared = batch(built, task, answers, SIDE, SCENE)
     ours = Trainable(built, OBJECTIVES)
     sides = {
-        "plain": Side(lambda: plain_terms(built, shared), made()),
-        "ours": Side(lambda: ours(shared), made()),
+        "plain": Side(lambda: plain_terms(plain, shared), made["plain"]()),
+        "ours": Side(lambda: ours(shared), made["ours"]()),
     }  # fmt: skip
     return {
         "vocabulary": built.vlm.hf.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
@@ -136,13 +149,14 @@ def main() -> None:
     parser = step_options(__doc__, vocabularies=[32_000, 92_000], trains=["lora"])
     parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     parser.add_argument("--answers", type=int, default=40)
+    parser.add_argument("--compile", action="store_true", help="compile our side's layers (minutes, once)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for task, vocabulary, train in itertools.product(options.tasks, options.vocabularies, options.train):
         with tempfile.TemporaryDirectory() as folder:
             built = model(Path(folder) / "model", vocabulary, options.width, options.layers, SIDE, PATCH)
-        rows.append(compare(built, task, train, options.answers, options.repeat))
+        rows.append(compare(built, task, train, options.answers, options.repeat, options.compile))
     sizes = {k: k for k in ("task", "vocabulary", "trains", "tokens", "supervised", "masks")} | {"trains": "train"}
     report_steps(options, rows, sizes, sides={"plain": "plain", "ours": "ours"})
 

@@ -127,6 +127,8 @@ def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str, quantizati
     """The run's base with the adapter's layers in place and every trained parameter on top."""
     from peft import PeftModel  # here alone: its import takes longer than loading a small model
 
+    from ufo_tune.models.new_tokens import beside_tables
+
     origin = settings["base"]
     kept = settings.get("quantization", "") if quantization is None else quantization
     model = base(
@@ -134,6 +136,7 @@ def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str, quantizati
     )
     hf: Any = model.vlm.hf
     model.adapter = _checked(folder, lambda: PeftModel.from_pretrained(hf, str(folder)))
+    beside_tables(hf)
     checkpoint.restore(model, _checked(folder, lambda: load_file(folder / checkpoint.TRAINED)), folder)
     model.settings |= {k: settings[k] for k in ("base", "base_options", "quantization") if k in settings}
     model.adopt(settings)

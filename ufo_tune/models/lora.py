@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, TrainableTokensConfig, get_p
 
 from ufo_tune.config import ModelSection
 from ufo_tune.errors import ConfigError
+from ufo_tune.models.new_tokens import beside_tables
 from ufo_tune.models.ufo import UfoModel
 
 
@@ -34,6 +35,7 @@ def apply(model: UfoModel, section: ModelSection) -> PeftModel | None:
     adapter: PeftModel | None = None
     if not is_full(section):
         adapter = get_peft_model(hf, _adapter_config(model, section))
+        beside_tables(hf)
     whole = {"vision": section.vision, "projector": section.projector, "language": section.language}
     for name, parameter in hf.named_parameters():
         if _is_adapter(name):
