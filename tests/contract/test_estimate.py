@@ -17,6 +17,16 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "bench"))
 from _measure import peak_of
 
 
+def measured(module, batch):
+    """Of one pass that makes its own gradients.
+
+    Beside other work the profiler once told 8.6 of 9.6 MB, and alone, with other threads, garbage collection at other
+    times or kernels, never again; so the larger of two passes counts.
+    """
+    module.zero_grad()
+    return peak_of(lambda: sum(t.total for t in module(batch).values()).backward())
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_pass_without_weights_takes_what_a_real_one_does(family):
     recipe = Recipe.from_dict(
@@ -39,5 +49,5 @@ def test_a_pass_without_weights_takes_what_a_real_one_does(family):
             faked(module)
             peaks.append(sum(ledger.traced(module, batch).peak().values()))
         else:
-            peaks.append(peak_of(lambda module=module: sum(t.total for t in module(batch).values()).backward()))
+            peaks.append(max(measured(module, batch) for _ in range(2)))
     assert peaks[1] == pytest.approx(peaks[0], rel=0.02)

@@ -31,7 +31,7 @@ class NewTokens(TrainableTokensLayer):
             ids = torch.tensor(self.token_indices[name], device=x.device)  # [C]
             trained, frozen = self.trainable_tokens_delta[name], self.trainable_tokens_original[name]  # [C, D]
             if x.is_floating_point():
-                more = F.linear(x, (trained - frozen).to(x.dtype))  # [..., C]
+                more = F.linear(x, (trained - frozen.detach()).to(x.dtype))  # [..., C]
                 out = out.index_add(-1, ids, more.to(out.dtype))
             else:
                 scale = self._get_embed_scale()  # Gemma's
