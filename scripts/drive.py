@@ -1,7 +1,7 @@
 """Five-fold cross-validation of the recipe ``drive`` on DRIVE's 20 training photographs, whose test half has no masks.
 
-    python scripts/drive.py --root DRIVE --out runs/drive --run 4:800 --run 1:300 --run 4:300 --run 8:300 --run 4:100
-    python scripts/drive.py --root DRIVE --out runs/drive --run 4:800 --fold 3      (folds may run side by side)
+    python scripts/drive.py --root DRIVE --out runs/drive --run 4:7500 --run 1:100 --run 4:100 --run 8:100
+    python scripts/drive.py --root DRIVE --out runs/drive --run 4:7500 --fold 3     (folds may run side by side)
 
 ``--run SIDE:STEPS`` trains five models of that slot side, each annealed over so many steps, and scores each on the four
 photographs it has not seen. What is done is not done again. The scores of the folds that are there stand in
