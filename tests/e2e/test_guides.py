@@ -1,8 +1,8 @@
 """docs/refcoco.md, docs/evaluate.md and docs/extending.md, followed literally on made files.
 
-What a test must do otherwise: the base is the small random one that refcoco.md names for a laptop, steps are few and by
-one process, entries without data are taken out of the recipe as the page says, and the Hub is on loopback. What needs
-another package (lmms-eval) is left out.
+What a test must do otherwise: the base is the small random one that refcoco.md names for a laptop, steps are few, in
+float32 (a process has one precision) and by one process, entries without data are taken out of the recipe as the page
+says, and the Hub is on loopback. What needs another package (lmms-eval) is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from tests.unit.test_publish import GOOD, point_to
 from ufo_tune import cli
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-FEW = {"train.max_steps": 1, "train.gradient_accumulation_steps": 1, "data.num_workers": 0, "eval.protocols": "[]"}
+FEW = {
+    "train.bf16": "false",
+    "train.max_steps": 1,
+    "train.gradient_accumulation_steps": 1,
+    "data.num_workers": 0,
+    "eval.protocols": "[]",
+}
 BASE = "llava-hf/llava-1.5-7b-hf"
 REFS = [ref(0, 101, 9, "train", "left cup")]
 REFS += [ref(number, 103, 25, split, "the cup") for number, split in enumerate(("val", "testA", "testB"), 1)]

@@ -56,7 +56,7 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
     return single.dialogue(template, question, text, (slot,), phrase)
 
 
-def decode(generation: Generation, sample: Sample, codec: Codec, threshold: float = 0.5) -> Prediction:
+def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: float = 0.5) -> Prediction:
     """The mask of the first whole slot, its bounds as box, and the answer's certainty as score.
 
     ``NO_TARGET`` gives an empty mask; an answer without a whole slot does too, and counts as invalid. The answer's
@@ -81,7 +81,9 @@ def decode(generation: Generation, sample: Sample, codec: Codec, threshold: floa
     return Prediction(torch.zeros(1, 4), (empty,), score, text=text, invalid=int(not said))
 
 
-def join(parts: Iterable[tuple[Tile, Generation]], sample: Sample, codec: Codec, threshold: float = 0.5) -> Prediction:
+def join(
+    parts: Iterable[tuple[Tile, Generation]], sample: Sample, codec: Codec, *, threshold: float = 0.5
+) -> Prediction:
     """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut.
 
     A tile that cannot be read counts as empty, and the answer as invalid only where none can be read. Score: the mean
