@@ -76,23 +76,7 @@ def serve(
         downloads.mkdir()
         shown = _scenes(Path(temporary)) if given is None else given
         blocks = page(desk, title or _name(Path(path)), shown, queue, downloads)
-        _, address, _ = blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            inbrowser=open_browser,
-            ssr_mode=False,
-            prevent_thread_lock=True,
-            max_file_size=_FILE,
-            footer_links=[],
-            enable_monitoring=False,
-            mcp_server=False,
-            pwa=False,
-            allowed_paths=[temporary],
-            app_kwargs={"middleware": [(_Headers, (), {})], "docs_url": None, "redoc_url": None},
-            **style(),
-        )
+        address = _launched(blocks, host, port, open_browser, allowed_paths=[temporary], **style())
         if ready is not None:
             ready(address)
         try:
@@ -101,6 +85,27 @@ def serve(
             pass
         finally:
             blocks.close(verbose=False)
+
+
+def _launched(blocks: Any, host: str, port: int, open_browser: bool, **further: Any) -> str:
+    """Start gradio's server beside this thread, with nothing of it that others could use; the page's address."""
+    _, address, _ = blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        inbrowser=open_browser,
+        ssr_mode=False,
+        prevent_thread_lock=True,
+        max_file_size=_FILE,
+        footer_links=[],
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        app_kwargs={"middleware": [(_Headers, (), {})], "docs_url": None, "redoc_url": None},
+        **further,
+    )
+    return str(address)
 
 
 def is_loopback(host: str) -> bool:

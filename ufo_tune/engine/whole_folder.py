@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write to, which takes its name in the end, or is gone where that fails."""
+    """A place beside ``out`` to make a folder at, which takes its name in the end, or is gone where that fails."""
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
