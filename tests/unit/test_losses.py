@@ -54,6 +54,33 @@ def test_focal_without_focus_is_half_the_cross_entropy():
     assert torch.allclose(focal(x, g, alpha=0.5, gamma=0.0).total, plain)  # 0.5 * mean, summed over 2 masks
 
 
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 2.5])
+def test_mask_losses_have_the_gradient_of_their_formulas(gamma):
+    """Autograd of the definitions in float64, soft targets too; each mask has a weight of its own."""
+    generator = torch.Generator().manual_seed(3)
+    x = (4 * torch.randn(3, 5, 7, generator=generator)).requires_grad_()
+    g = torch.rand(3, 5, 7, generator=generator).round(decimals=1)
+    g[:2] = g[:2].round()
+    wide, soft = x.detach().double().requires_grad_(), g.double()
+    p = wide.sigmoid()
+    p_t = p * soft + (1 - p) * (1 - soft)
+    alpha_t = 0.3 * soft + 0.7 * (1 - soft)
+    entropy = -(soft * p.log() + (1 - soft) * (1 - p).log())
+    wanted = {
+        "focal": (alpha_t * (1 - p_t) ** gamma * entropy).mean((1, 2)),
+        "dice": 1 - (2 * (p * soft).sum((1, 2)) + 1e-3) / (p.sum((1, 2)) + soft.sum((1, 2)) + 1e-3),
+    }
+    for name, values in wanted.items():
+        (slope,) = torch.autograd.grad((values * torch.tensor([1.0, -2.0, 0.5])).sum(), wide, retain_graph=True)
+        found = torch.zeros_like(x)
+        for row, weight in enumerate((1.0, -2.0, 0.5)):
+            one, target = x[row : row + 1], g[row : row + 1]
+            term = focal(one, target, alpha=0.3, gamma=gamma) if name == "focal" else dice(one, target)
+            assert float(term.total.detach()) == pytest.approx(float(values[row]), rel=1e-5)
+            found += torch.autograd.grad(weight * term.total, x)[0]
+        assert torch.allclose(found.double(), slope, rtol=1e-4, atol=1e-7), name
+
+
 def test_perfect_masks_cost_nothing_and_stay_finite():
     targets = torch.zeros(1, 4, 4)
     targets[0, 1:3, 1:3] = 1

@@ -48,7 +48,9 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, mass: Tensor, spend: bool) -> Tensor:
         ctx.spend, ctx.spent = spend, False
-        normal = torch.cat([rows.float().logsumexp(1) for rows in torch.split(logits, _rows(logits))])  # [T]
+        each = _rows(logits)
+        p = logits.new_empty(min(each, len(logits)), logits.shape[1], dtype=torch.float32)  # of every piece in turn
+        normal = torch.cat([_logsumexp(rows, p[: len(rows)]) for rows in torch.split(logits, each)])  # [T]
         ctx.save_for_backward(logits, labels, mass, normal)
         chosen = logits.gather(1, labels[:, None])[:, 0].float()  # [T]
         return ((normal - chosen) * mass).sum()
@@ -63,14 +65,22 @@ class _CrossEntropy(torch.autograd.Function):
         out, each = logits if ctx.spend else torch.empty_like(logits), _rows(logits)
         columns = (labels[:, None], (mass * grad)[:, None], normal[:, None])  # [T, 1] each
         for into, some, label, weight, level in zip(*(v.split(each) for v in (out, logits, *columns)), strict=True):
-            p = (some - level).exp_()  # [t, V] float32, whatever the logits are
-            into.copy_(p.scatter_add_(1, label, torch.full_like(level, -1.0)).mul_(weight))
+            p = torch.sub(some, level, out=into if into.dtype == level.dtype else None).exp_()  # [t, V] float32
+            p.scatter_add_(1, label, torch.full_like(level, -1.0)).mul_(weight)
+            if p is not into:
+                into.copy_(p)
         return out, None, None, None
 
 
+def _logsumexp(logits: Tensor, room: Tensor) -> Tensor:
+    """[t] of logits [t, V] in float32; ``room`` [t, V] is written to, for fresh memory costs more than the sums do."""
+    most = logits.amax(1, keepdim=True).float()  # [t, 1]
+    return torch.sub(logits, most, out=room).exp_().sum(1).log_() + most[:, 0]
+
+
 def _rows(logits: Tensor) -> int:
-    """How many rows of logits [T, V] are worked on at once: 4 M numbers, which a cache may hold."""
-    return max(1, 2**22 // logits.shape[1])
+    """How many rows of logits [T, V] are worked on at once: on a CPU what a core's cache holds between two passes."""
+    return max(1, 2 ** (18 if logits.device.type == "cpu" else 24) // logits.shape[1])
 
 
 def dice(logits: Tensor, targets: Tensor) -> LossTerm:
@@ -86,9 +96,29 @@ def dice(logits: Tensor, targets: Tensor) -> LossTerm:
     Source:
         UFO (arXiv 2503.01342), "naive" variant of its code at 6976de9.
     """
-    p, g = logits.float().sigmoid().flatten(1), targets.float().flatten(1)  # [M, H*W]
-    losses = 1 - (2 * (p * g).sum(1) + _SMOOTH) / (p.sum(1) + g.sum(1) + _SMOOTH)  # [M]
+    losses: Tensor = _Dice.apply(logits.float().flatten(1), targets.float().flatten(1))  # type: ignore[no-untyped-call]
     return LossTerm(losses.sum(), _count(logits))
+
+
+class _Dice(torch.autograd.Function):
+    """[M] of logits x and targets g [M, N]. Autograd would make a dozen arrays of the size of the maps, this makes two.
+
+    With p = sigmoid(x): d/dp = -2 g / bottom + top / bottom^2, and dp/dx = p - p^2.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor) -> Tensor:
+        p = x.sigmoid()
+        top, bottom = 2 * (p * g).sum(1) + _SMOOTH, p.sum(1) + g.sum(1) + _SMOOTH  # [M] each
+        ctx.save_for_backward(p, g, top, bottom)
+        return 1 - top / bottom
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        p, g, top, bottom = ctx.saved_tensors
+        slope = torch.addcmul((grad * top / bottom**2)[:, None], g, (-2 * grad / bottom)[:, None]).mul_(p)  # [M, N]
+        return slope.addcmul_(slope, p, value=-1), None
 
 
 def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> LossTerm:
@@ -98,7 +128,7 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
         logits: [M, H, W].
         targets: [M, H, W] in [0, 1].
         alpha: weight of foreground pixels; ``1 - alpha`` that of the others.
-        gamma: how much well-classified pixels are played down.
+        gamma: how much well-classified pixels are played down, 0 or more.
 
     Returns:
         The sum over masks of their pixel means, and M.
@@ -107,11 +137,36 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
         Lin et al. 2017 (arXiv 1708.02002).
     """
     x, g = logits.float().flatten(1), targets.float().flatten(1)  # [M, H*W]
-    p = x.sigmoid()
-    wrong = p * (1 - g) + (1 - p) * g  # 1 - p_t
-    weight = alpha * g + (1 - alpha) * (1 - g)
-    losses = weight * wrong**gamma * F.binary_cross_entropy_with_logits(x, g, reduction="none")  # [M, H*W]
-    return LossTerm(losses.mean(1).sum(), _count(logits))
+    losses: Tensor = _Focal.apply(x, g, alpha, gamma)  # type: ignore[no-untyped-call]
+    return LossTerm(losses.sum(), _count(logits))
+
+
+class _Focal(torch.autograd.Function):
+    """[M] of logits x and targets g [M, N], with their gradient at once: six arrays of the size of the maps, not forty.
+
+    With p = sigmoid(x), wrong = p + g - 2 p g and e = BCE, a pixel has weight wrong^gamma e, and so the slope
+    weight wrong^(gamma - 1) (gamma (1 - 2 g) (p - p^2) e + wrong (p - g)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, alpha: float, gamma: float) -> Tensor:
+        p, sign = x.sigmoid(), torch.mul(g, -2).add_(1)  # [M, N] each, as all that follow
+        wrong, entropy = torch.addcmul(g, p, sign), F.softplus(x).addcmul_(x, g, value=-1)
+        if gamma < 1:
+            wrong.clamp_min_(torch.finfo(x.dtype).tiny)  # 0 has no power below 0
+        weight = torch.mul(g, (2 * alpha - 1) / x.shape[1]).add_((1 - alpha) / x.shape[1]).mul_(wrong.pow(gamma - 1))
+        losses = (weight * wrong).mul_(entropy).sum(1)  # [M]
+        if ctx.needs_input_grad[0]:
+            slope = sign.mul_(entropy).mul_(p).mul_(gamma)
+            slope.addcmul_(slope, p, value=-1).addcmul_(wrong, p.sub_(g)).mul_(weight)
+            ctx.save_for_backward(slope)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad[:, None], None, None, None
 
 
 def silog(depth: Tensor, truth: Tensor, known: Tensor, lam: float = 0.5) -> LossTerm:

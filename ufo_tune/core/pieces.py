@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from ufo_tune.core.types import LossTerm
 
 PIXELS = 2**20
-"""Of a piece: 4 MB a map in float32, of which a loss holds about ten."""
+"""Of a piece: 4 MB a map in float32, of which a mask's losses hold about six."""
 Losses = Callable[[Tensor, Tensor], Mapping[str, LossTerm]]
 """Small maps [m, ...] and their targets [m, H, W] -> terms, each a sum over the m."""
 

@@ -32,7 +32,7 @@ class NewTokens(TrainableTokensLayer):
             trained, frozen = self.trainable_tokens_delta[name], self.trainable_tokens_original[name]  # [C, D]
             if x.is_floating_point():
                 more = F.linear(x, (trained - frozen.detach()).to(x.dtype))  # [..., C]
-                out = out.index_add(-1, ids, more.to(out.dtype))
+                out.index_add_(-1, ids, more.to(out.dtype))  # a linear layer does not look at its output again
             else:
                 scale = self._get_embed_scale()  # Gemma's
                 out = _replaced(out, x, ids, trained if scale is None else trained * scale.to(trained.dtype))

@@ -42,4 +42,5 @@ class Objective(nn.Module):
 
 
 def _losses(logits: Tensor, targets: Tensor) -> dict[str, LossTerm]:
+    targets = targets.float()  # once for both
     return {"dice": dice(logits, targets), "focal": focal(logits, targets)}
