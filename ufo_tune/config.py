@@ -53,8 +53,9 @@ class ModelSection(_Section):
     lora: LoraSection = LoraSection()
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Dtype the weights are loaded in."""
-    attention: Literal["sdpa", "flex"] = "sdpa"
-    """Of training: ``flex`` skips what no answer sees (``models.flex``); it needs a GPU. Decoding is the same."""
+    attention: Literal["sdpa", "flex", "stretches"] = "sdpa"
+    """Of training: ``flex`` skips what no answer sees (``models.flex``) and needs a GPU, ``stretches`` most of it
+    (``models.stretches``) and is for CPUs. Decoding is the same."""
     quantization: Literal["", "nf4", "int8"] = ""
     """QLoRA: the frozen matrices of the language model in 4 or 8 bits (bitsandbytes)."""
 

@@ -28,7 +28,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 _PLUMBING = {
     "models": {
         "base", "released", "processor", "tiles", "ufo", "local", "generate", "lora", "tiny", "shared_prefix",
-        "vision_cache", "flex", "new_tokens",
+        "vision_cache", "flex", "stretches", "new_tokens",
     }
 }  # fmt: skip
 

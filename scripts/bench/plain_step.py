@@ -9,7 +9,8 @@ takes one object after the other: its sixteen dot products with the image, put t
 of the target, dice and focal loss. LoRA and the new tokens' rows are peft's. All of it is correct, and its single
 operations are torch's own; losses and gradients must agree within 1e-4, or the run fails. Vision tower, decoder, the
 ``<LOCAL>`` features and the optimizer are the same code on both sides, so that the layers bound the ratio: the larger
-the vocabulary, the less. ``--compile`` compiles them on our side, as ``train.compile`` does.
+the vocabulary, the less. Ours attends by ``model.attention: stretches``, or with ``--compile`` has its layers compiled
+as ``train.compile`` does.
 
 The sides alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most that the
 profiler sees allocated during a step, without weights and optimizer state, which are the same. Goals: at least twice as
@@ -34,6 +35,7 @@ from train_step import batch, model, prepared
 from ufo_tune.core.types import IGNORE, PROMPT, Batch, LossTerm
 from ufo_tune.engine import speed
 from ufo_tune.engine.trainable import Trainable
+from ufo_tune.models import stretches
 from ufo_tune.models.new_tokens import NewTokens
 from ufo_tune.models.ufo import UfoModel
 
@@ -127,6 +129,8 @@ def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int, c
             module.__class__ = NewTokens.__base__
     if compiled:
         speed.compile_layers(built.vlm)
+    else:
+        stretches.use(built.vlm)
     shared = batch(built, task, answers, SIDE, SCENE)
     ours = Trainable(built, OBJECTIVES)
     sides = {

@@ -147,6 +147,7 @@ def test_refusals(tmp_path):
     model.vlm.text_model.config.attention_dropout = 0.1
     with pytest.raises(ModelError, match=r"no dropout of attention weights \(got 0.1"):
         flex.use(model.vlm)
+    model.vlm.text_model.config.attention_dropout = 0.0
     model.vlm.text_model._supports_attention_backend = False
     with pytest.raises(ModelError, match="LlamaModel.*set model.attention: sdpa"):
         flex.use(model.vlm)

@@ -27,6 +27,7 @@ from ufo_tune.objectives.mask_retrieval import Objective as MaskRetrieval
 from ufo_tune.objectives.next_token import Objective as NextToken
 
 FLEX, COMPILE = {"model": {"attention": "flex"}}, {"train": {"compile": True}}
+STRETCHES = {"model": {"attention": "stretches"}}
 
 
 def recipe(model=None, train=None):
@@ -49,6 +50,7 @@ def machine(kind="cpu", distributed=DistributedType.NO):
         ({"model": {"attention": "flex"}}, r"model.attention: flex needs a GPU.*\(got cpu\).*sdpa"),
         ({"train": {"compile": True, "liger": True}}, r"train.compile: .*together \(got train.liger\)"),
         ({"train": {"compile": True}, "model": {"quantization": "nf4"}}, r"train.compile: .*quantization: nf4"),
+        ({"train": {"compile": True}, "model": {"attention": "stretches"}}, r"train.compile: .*attention: stretches"),
     ],
 )
 def test_refused_before_anything_is_loaded(given, said, monkeypatch):
@@ -197,7 +199,9 @@ def test_decoding_is_not_compiled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [FLEX, pytest.param(COMPILE, marks=pytest.mark.slow), FLEX | COMPILE], ids=["flex", "compile", "both"]
+    "given",
+    [FLEX, STRETCHES, pytest.param(COMPILE, marks=pytest.mark.slow), FLEX | COMPILE],
+    ids=["flex", "stretches", "compile", "both"],
 )
 def test_a_run_takes_the_same_steps(given, monkeypatch, tmp_path):
     """Training, with an evaluation in the middle, that is told to be faster and has no GPU and no C++ compiler."""

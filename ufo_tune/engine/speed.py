@@ -1,4 +1,4 @@
-"""What makes a step cheaper and computes the same: FlexAttention, liger's kernels, compiled decoder layers.
+"""What makes a step cheaper and computes the same: attention that leaves pairs out, liger's kernels, compiled layers.
 
 ``refuse`` comes before weights are loaded, ``apply`` after ``models.lora.apply``, which puts layers in.
 """
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from ufo_tune.config import Recipe
 from ufo_tune.engine import sharding
 from ufo_tune.errors import ConfigError, ModelError
-from ufo_tune.models import flex
+from ufo_tune.models import flex, stretches
 from ufo_tune.models.base import VLM
 from ufo_tune.models.ufo import UfoModel
 
@@ -25,7 +25,7 @@ def refuse(recipe: Recipe, accelerator: Accelerator) -> None:
 
     Raises:
         ConfigError: no GPU for FlexAttention or liger; no liger; no working compiler; layers that are gathered piece by
-            piece; quantised layers that are to be compiled.
+            piece; quantised layers, or such that attend by stretches, that are to be compiled.
     """
     section, device = recipe.train, accelerator.device
     if recipe.model.attention == "flex" and device.type != "cuda":
@@ -40,6 +40,11 @@ def refuse(recipe: Recipe, accelerator: Accelerator) -> None:
     if section.liger or recipe.model.quantization:
         asked = "train.liger" if section.liger else f"model.quantization: {recipe.model.quantization}"
         raise ConfigError(f"train.compile: has not been tried together (got {asked}); set train.compile: false")
+    if recipe.model.attention == "stretches":
+        raise ConfigError(
+            "train.compile: every batch has other stretches and would be compiled anew (got model.attention: "
+            "stretches); set model.attention: sdpa, or train.compile: false"
+        )
     if sharding.is_sharded(accelerator):
         raise ConfigError(
             f"train.compile: has not been tried where weights are gathered layer by layer (got "
@@ -78,6 +83,8 @@ def apply(model: UfoModel, recipe: Recipe) -> None:
     """
     if recipe.model.attention == "flex":
         flex.use(model.vlm)
+    if recipe.model.attention == "stretches":
+        stretches.use(model.vlm)
     if recipe.train.liger:
         use_liger(model.vlm)
     if recipe.train.compile:

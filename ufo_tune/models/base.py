@@ -130,6 +130,24 @@ class VLM(nn.Module):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
+    def attend_by(self, function: str, asked: str) -> None:
+        """Let the decoder take one of transformers' attention functions; the vision tower stays as it is.
+
+        Args:
+            function: its name there.
+            asked: its name in ``model.attention``.
+        Raises:
+            ModelError: the decoder does not choose its attention by name.
+        """
+        model: Any = self.text_model
+        # Not ``_supports_flex_attn``: Qwen-VL says no for its tower, and its decoder can.
+        if not getattr(model, "_supports_attention_backend", False):
+            raise ModelError(
+                f"model.attention: this decoder does not take attention functions by name (got {asked} for "
+                f"{type(model).__name__}); set model.attention: sdpa"
+            )
+        model.config._attn_implementation = function
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
         out: Tensor = self.hf.get_output_embeddings()(hidden)  # type: ignore[operator]

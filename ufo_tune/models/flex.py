@@ -36,19 +36,13 @@ def use(vlm: VLM) -> None:
         ModelError: the decoder does not choose its attention by name, or drops attention weights.
     """
     model: Any = vlm.text_model
-    # Not ``_supports_flex_attn``: Qwen-VL says no for its tower, and its decoder can.
-    if not getattr(model, "_supports_attention_backend", False):
-        raise ModelError(
-            f"model.attention: this decoder does not take attention functions by name (got flex for "
-            f"{type(model).__name__}); set model.attention: sdpa"
-        )
     dropout = getattr(model.config, "attention_dropout", 0.0)
     if dropout:
         raise ModelError(
             f"model.attention: flex has no dropout of attention weights (got {dropout} in the base's config); set "
             "model.attention: sdpa"
         )
-    model.config._attn_implementation = NAME
+    vlm.attend_by(NAME, "flex")
 
 
 def rule(text_model: nn.Module) -> Callable[..., Tensor | BlockMask]:

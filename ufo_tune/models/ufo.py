@@ -23,7 +23,7 @@ from ufo_tune.core.packing import Packing
 from ufo_tune.core.types import PAD, Batch, EmbedTransform, Generation, ModelOutput, View
 from ufo_tune.core.views import stitch
 from ufo_tune.errors import ModelError
-from ufo_tune.models import flex
+from ufo_tune.models import flex, stretches
 from ufo_tune.models.base import VLM
 from ufo_tune.models.local import LocalSampler
 from ufo_tune.models.processor import VLMProcessor
@@ -134,7 +134,8 @@ class UfoModel(nn.Module):
             embeds = transform(embeds, batch)
         visible = flex.rule(self.vlm.text_model)
         if not batch.packs:
-            return Inputs(embeds, visible(batch.segment, is_image, batch.causal_image), local, further)
+            mask = visible(batch.segment, is_image, batch.causal_image)
+            return Inputs(embeds, mask, local, further | stretches.further(self.vlm.text_model, batch.segment, mask))
         packing = Packing.of(batch.packs, batch.ids.shape[1], batch.ids.device)
         segment, image = packing.put(batch.segment, PAD), packing.put(is_image & ~batch.causal_image[:, None], False)
         mask = visible(segment, image, image.new_zeros(len(image)), packing.document)  # causal rows are dealt with
