@@ -2,9 +2,11 @@
 
     python scripts/drive.py --root DRIVE --out runs/drive --run 4:7500 --run 1:100 --run 4:100 --run 8:100
     python scripts/drive.py --root DRIVE --out runs/drive --run 4:7500 --fold 3     (folds may run side by side)
+    python scripts/drive.py --root DRIVE --out runs/drive --run 4:7500 --processes 2
 
 ``--run SIDE:STEPS`` trains five models of that slot side, each annealed over so many steps, and scores each on the four
-photographs it has not seen. What is done is not done again. The scores of the folds that are there stand in
+photographs it has not seen. What is done is not done again. ``--processes N`` gives one model N cores: each process
+takes its share of every batch (DDP). The scores of the folds that are there stand in
 ``results.json`` and ``tables.md``, beside one threshold on the filtered green channel, fitted on the same 16
 photographs; ``drive.jpg`` shows the best, median and worst photograph of the first run, ``curve.svg`` how they learnt.
 """
@@ -14,8 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +40,6 @@ from ufo_tune.datasets.drive import Drive, load
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.load import load as load_model
 from ufo_tune.engine.predictions import Stored, from_row
-from ufo_tune.engine.train import train
 from ufo_tune.metrics.dice import Metric, Pixels
 
 NUMBERS = range(21, 41)
@@ -57,6 +61,7 @@ class Run:
     steps: int
     out: Path
     root: str
+    processes: int = 1
 
     @property
     def name(self) -> str:
@@ -86,7 +91,6 @@ class Run:
         given = {"root": self.root, "splits": "[training]", "options.numbers": str(held_out(fold)), "reference": "[]"}
         protocol = Protocol.load("drive", given)
         protocol.save(suite)
-        started, cpu = time.monotonic(), time.process_time()
         recipe = Recipe.load(
             "drive",
             {
@@ -98,10 +102,9 @@ class Run:
             },
         )
         shutil.rmtree(folder / "run", ignore_errors=True)
-        train(recipe, folder / "run", progress=False)
+        seconds, cpu = trained(recipe, folder / "run", self.processes)
         if self.log(fold)[-1]["step"] < self.steps:
             raise SystemExit(f"{folder}: told to stop before the last step; this fold begins anew next time")
-        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
         model = load_model(folder / "run")
         started = time.process_time()
         evaluate(model, protocol, out=folder / "eval", progress=False)
@@ -153,6 +156,27 @@ class Run:
         """Of the first fold that is done."""
         rows = json.loads((self.folder(self.folds[0]) / "eval" / "metrics.json").read_text())
         return float(rows["splits"]["training"]["Dice"])
+
+
+def trained(recipe: Recipe, out: Path, processes: int) -> tuple[float, float]:
+    """Train in so many processes, which share the recipe's batch; the seconds, and the CPU-seconds of all of them."""
+    section = recipe.train
+    batch, rest = divmod(section.per_device_train_batch_size, processes)
+    if rest:
+        raise SystemExit(
+            f"--processes: must divide the batch (got {processes} for {section.per_device_train_batch_size} windows)"
+        )
+    file = out.with_name("recipe.yaml")
+    share = section.model_copy(update={"per_device_train_batch_size": batch})
+    recipe.model_copy(update={"train": share}).save(file)
+    # accelerate's own launcher takes one process on CPUs, however many it is told.
+    launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "ufo_tune"]
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", *launch, "train", str(file), "--out", str(out)]
+    if code := subprocess.run(command, check=False).returncode:
+        raise SystemExit(code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def scores(pairs: Sequence[tuple[Sample, Prediction]]) -> dict[str, float]:
@@ -291,11 +315,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--run", action="append", required=True, metavar="SIDE:STEPS")
     parser.add_argument("--fold", action="append", type=int, choices=range(FOLDS), help="only this one (all)")
+    parser.add_argument("--processes", type=int, default=1, help="that train one model together (%(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe")
     args = parser.parse_args()
     os.environ.setdefault("DRIVE", args.root)
     pairs = [text.split(":") for text in args.run]
-    runs = [Run(int(side), int(steps), args.out, args.root) for side, steps in pairs]
+    runs = [Run(int(side), int(steps), args.out, args.root, args.processes) for side, steps in pairs]
     overrides = dict(text.split("=", 1) for text in args.set)
     for run in runs:
         for fold in args.fold or range(FOLDS):

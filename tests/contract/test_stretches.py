@@ -21,8 +21,10 @@ def short(monkeypatch):
     monkeypatch.setattr(stretches, "_SHORTEST", 8)
 
 
+@pytest.mark.parametrize("shortest", [1, 64])  # answers have up to 39 tokens
 @pytest.mark.parametrize("length", [300, 515])
-def test_no_pair_is_lost(length):
+def test_no_pair_is_lost(length, shortest, monkeypatch):
+    monkeypatch.setattr(stretches, "_SHORTEST", shortest)
     segment, image = layouts(3, length, seed=length)
     dense = visible(segment, image, torch.tensor([False, True, False]))
     found = Stretches.of(segment, dense)

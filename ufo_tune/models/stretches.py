@@ -50,8 +50,7 @@ class Stretches:
         own = (segment != PROMPT) & (segment != PAD)
         # An answer's tokens are neighbours: it is as long as the way back from its last to the change before it.
         begins = own & (segment != segment.roll(1, 1))
-        begins[:, 0] = own[:, 0]
-        first = torch.where(begins, places, -1).cummax(1).values  # [B, T]
+        first = torch.where(begins, places, -1).cummax(1).values  # [B, T]; a row's first token may count one too many
         longest = int(torch.where(own, places - first + 1, 0).max())
         size = max(longest, _SHORTEST)
         if length - prompt <= 2 * size:
