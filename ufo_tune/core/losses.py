@@ -145,7 +145,8 @@ class _Focal(torch.autograd.Function):
     """[M] of logits x and targets g [M, N], with their gradient at once: six arrays of the size of the maps, not forty.
 
     With p = sigmoid(x), wrong = p + g - 2 p g and e = BCE, a pixel has weight wrong^gamma e, and so the slope
-    weight wrong^(gamma - 1) (gamma (1 - 2 g) (p - p^2) e + wrong (p - g)).
+    weight wrong^(gamma - 1) (gamma (1 - 2 g) (p - p^2) e + wrong (p - g)). What depends on x is never written into
+    what does not: in ``estimate`` x has no bytes, but g has, and cannot take any from it.
     """
 
     @staticmethod
@@ -154,10 +155,10 @@ class _Focal(torch.autograd.Function):
         wrong, entropy = torch.addcmul(g, p, sign), F.softplus(x).addcmul_(x, g, value=-1)
         if gamma < 1:
             wrong.clamp_min_(torch.finfo(x.dtype).tiny)  # 0 has no power below 0
-        weight = torch.mul(g, (2 * alpha - 1) / x.shape[1]).add_((1 - alpha) / x.shape[1]).mul_(wrong.pow(gamma - 1))
+        weight = wrong.pow(gamma - 1).mul_(torch.mul(g, (2 * alpha - 1) / x.shape[1]).add_((1 - alpha) / x.shape[1]))
         losses = (weight * wrong).mul_(entropy).sum(1)  # [M]
         if ctx.needs_input_grad[0]:
-            slope = sign.mul_(entropy).mul_(p).mul_(gamma)
+            slope = entropy.mul_(sign).mul_(p).mul_(gamma)
             slope.addcmul_(slope, p, value=-1).addcmul_(wrong, p.sub_(g)).mul_(weight)
             ctx.save_for_backward(slope)
         return losses
