@@ -14,14 +14,17 @@ set -euo pipefail
 
 profile=${1:?"give a profile, such as zero2_nodes, then the recipe and options of ufo-tune train"}
 shift
-[ -f "$profile" ] || profile="$(dirname "$(dirname "$(realpath "$0")")")/recipes/accelerate/$profile.yaml"
-[ -f "$profile" ] || { echo "error: no such profile (got $profile); ls recipes/accelerate" >&2; exit 2; }
+# From the package: where Slurm runs a copy of this file, nothing lies beside it.
+find='import sys; from ufo_tune import resources; print(resources.folder("recipes") / "accelerate" / (sys.argv[1] + ".yaml"))'
+[ -f "$profile" ] || profile=$(python -c "$find" "$profile")
+[ -f "$profile" ] || { echo "error: no such profile (got $profile); ufo-tune recipes ls" >&2; exit 2; }
 
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 gpus=${SLURM_GPUS_ON_NODE:-8}
+port=${MASTER_PORT:-29500}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 
 # exec: the signal reaches the launcher, which passes it on to the processes of training.
 exec srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --config_file "$0" \
   --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * '"$gpus"')) --machine_rank "$SLURM_NODEID" \
-  --main_process_ip '"$host"' --main_process_port 29500 -m ufo_tune train "$@"' "$profile" "$@"
+  --main_process_ip '"$host"' --main_process_port '"$port"' -m ufo_tune train "$@"' "$profile" "$@"
