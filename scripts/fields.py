@@ -1,6 +1,6 @@
 """An objective of the tiny base alone: what is there, at each field of the board, asked of the language model's output.
 
-    PYTHONPATH=. accelerate launch --cpu --num_processes 2 scripts/fields.py --base runs/tiny_base --out runs/fields
+    PYTHONPATH=. torchrun --nproc-per-node 2 scripts/fields.py --base runs/tiny_base --out runs/fields
 
 The tower learns in words what each field shows (``pretrain_tower.py``), but a language model that only ever answers in
 text forgets at its image tokens what it need not say: measured, the share of detail within a patch that can be read off

@@ -15,9 +15,9 @@ set -euo pipefail
 profile=${1:?"give a profile, such as zero2_nodes, then the recipe and options of ufo-tune train"}
 shift
 # From the package: where Slurm runs a copy of this file, nothing lies beside it.
-find='import sys; from ufo_tune import resources; print(resources.folder("recipes") / "accelerate" / (sys.argv[1] + ".yaml"))'
-[ -f "$profile" ] || profile=$(python -c "$find" "$profile")
-[ -f "$profile" ] || { echo "error: no such profile (got $profile); ufo-tune recipes ls" >&2; exit 2; }
+shipped=$(python -c 'from ufo_tune import resources; print(resources.folder("recipes") / "accelerate")')
+[ -f "$profile" ] || profile="$shipped/$profile.yaml"
+[ -f "$profile" ] || { echo "error: no such profile (got $profile); ls $shipped" >&2; exit 2; }
 
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 gpus=${SLURM_GPUS_ON_NODE:-8}

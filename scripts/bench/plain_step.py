@@ -1,6 +1,7 @@
 """A training step of this project against a plain one: same model, batch, loss and gradients, side by side in one run.
 
-    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000] [--compile]
+    python scripts/bench/plain_step.py [--out plain_step.json] [--repeat 3] [--vocabularies 32000 92000]
+        [--attention sdpa [--compile]]
 
 One row at 448 pixels with six objects: 256 image tokens and 40 parallel answers, as UFO trains, 18 of them boxes or
 masks and the others "background". The plain side does what the method's text says, in the order in which it says it.
@@ -9,8 +10,8 @@ takes one object after the other: its sixteen dot products with the image, put t
 of the target, dice and focal loss. LoRA and the new tokens' rows are peft's. All of it is correct, and its single
 operations are torch's own; losses and gradients must agree within 1e-4, or the run fails. Vision tower, decoder, the
 ``<LOCAL>`` features and the optimizer are the same code on both sides, so that the layers bound the ratio: the larger
-the vocabulary, the less. Ours attends by ``model.attention: stretches``, or with ``--compile`` has its layers compiled
-as ``train.compile`` does.
+the vocabulary, the less. Ours attends by ``model.attention: stretches`` unless told otherwise; ``--compile``
+compiles its layers as ``train.compile`` does, which goes with sdpa only.
 
 The sides alternate, and the fastest of ``--repeat`` counts, in CPU seconds of one thread. Memory is the most that the
 profiler sees allocated during a step, without weights and optimizer state, which are the same. Goals: at least twice as
@@ -23,6 +24,7 @@ import copy
 import itertools
 import math
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,7 @@ def plain_terms(built: UfoModel, batch: Batch) -> dict[str, LossTerm]:
     return terms
 
 
-def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int, compiled: bool) -> dict[str, Any]:
+def compare(built: UfoModel, task: str, train: str, options: Namespace) -> dict[str, Any]:
     """One row of the table: both sides on the same weights."""
     plain = copy.deepcopy(built)
     made = {}
@@ -127,11 +129,11 @@ def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int, c
     for module in plain.modules():
         if isinstance(module, NewTokens):
             module.__class__ = NewTokens.__base__
-    if compiled:
-        speed.compile_layers(built.vlm)
-    else:
+    if options.attention == "stretches":
         stretches.use(built.vlm)
-    shared = batch(built, task, answers, SIDE, SCENE)
+    if options.compile:
+        speed.compile_layers(built.vlm)
+    shared = batch(built, task, options.answers, SIDE, SCENE)
     ours = Trainable(built, OBJECTIVES)
     sides = {
         "plain": Side(lambda: plain_terms(plain, shared), made["plain"]()),
@@ -144,7 +146,7 @@ def compare(built: UfoModel, task: str, train: str, answers: int, repeat: int, c
         "tokens": shared.ids.shape[1],
         "supervised": int((shared.labels != IGNORE).sum()),
         "masks": len(shared.slot_targets),
-        **side_by_side(sides, repeat),
+        **side_by_side(sides, options.repeat),
     }
 
 
@@ -154,13 +156,16 @@ def main() -> None:
     parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS)
     parser.add_argument("--answers", type=int, default=40)
     parser.add_argument("--compile", action="store_true", help="compile our side's layers (minutes, once)")
+    parser.add_argument("--attention", choices=["stretches", "sdpa"], default="stretches", help="ours (%(default)s)")
     options = parser.parse_args()
+    if options.compile and options.attention != "sdpa":
+        parser.error("--compile: goes with --attention sdpa, as in a recipe")
     torch.set_num_threads(1)
     rows = []
     for task, vocabulary, train in itertools.product(options.tasks, options.vocabularies, options.train):
         with tempfile.TemporaryDirectory() as folder:
             built = model(Path(folder) / "model", vocabulary, options.width, options.layers, SIDE, PATCH)
-        rows.append(compare(built, task, train, options.answers, options.repeat, options.compile))
+        rows.append(compare(built, task, train, options))
     sizes = {k: k for k in ("task", "vocabulary", "trains", "tokens", "supervised", "masks")} | {"trains": "train"}
     report_steps(options, rows, sizes, sides={"plain": "plain", "ours": "ours"})
 

@@ -105,6 +105,13 @@ def train(kind: str, folder: Path, *arguments: str) -> Path:
     return out
 
 
+def free_port() -> str:
+    """Of this machine, at this moment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def starts(kind: str) -> list[list[str]]:
     """What each machine calls, one of two processes or two of one."""
     if kind == "one":
@@ -115,9 +122,7 @@ def starts(kind: str) -> list[list[str]]:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(PROFILES / f"{kind}.yaml")]
     if not kind.endswith("_nodes"):
         return [[*launch, "--num_processes", "2", "--num_machines", "1", "-m", "ufo_tune"]]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     launch += ["--num_processes", "2", "--num_machines", "2", "--main_process_ip", "127.0.0.1"]
     return [[*launch, "--main_process_port", port, "--machine_rank", rank, "-m", "ufo_tune"] for rank in ("0", "1")]
 

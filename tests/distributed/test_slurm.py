@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.test_profiles import HAS_DEEPSPEED, ROOT, STEPS, recipe, rows
+from tests.distributed.test_profiles import HAS_DEEPSPEED, ROOT, STEPS, free_port, recipe, rows
 
 SCRIPT = ROOT / "scripts" / "launch_slurm.sh"
 SRUN = """#!/usr/bin/env bash
@@ -38,12 +37,9 @@ def cluster(tmp_path: Path) -> dict[str, str]:
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     path = [str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]
     given = {
-        "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "MASTER_PORT": str(port),
+        "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "MASTER_PORT": free_port(),
         "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "PATH": os.pathsep.join(path),
     }  # fmt: skip
     return os.environ | given

@@ -1,6 +1,8 @@
 """Losses against the vectors of the method notes (18.5), closed forms and plain loops."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,9 @@ import torch
 from ufo_tune.core.losses import cosine, depth_l1, dice, focal, silog, token_cross_entropy
 from ufo_tune.core.retrieval import depth_from_logits
 from ufo_tune.core.types import IGNORE
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "bench"))
+from _measure import peak_of
 
 LN2 = math.log(2)
 
@@ -79,6 +84,14 @@ def test_mask_losses_have_the_gradient_of_their_formulas(gamma):
             assert float(term.total.detach()) == pytest.approx(float(values[row]), rel=1e-5)
             found += torch.autograd.grad(weight * term.total, x)[0]
         assert torch.allclose(found.double(), slope, rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.parametrize(("loss", "maps"), [(focal, 6), (dice, 2)])
+def test_mask_losses_hold_few_maps(loss, maps):
+    """Forward and back, beyond logits and targets; a map is 4 bytes a pixel."""
+    x, g = torch.randn(3, 200, 200, requires_grad=True), torch.rand(3, 200, 200).round()
+    found = peak_of(lambda: torch.autograd.grad(loss(x, g).total, x))
+    assert found == pytest.approx(maps * 4 * x.numel(), rel=0.01)
 
 
 def test_perfect_masks_cost_nothing_and_stay_finite():
