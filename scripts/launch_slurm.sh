@@ -19,7 +19,8 @@ shipped=$(python -c 'from ufo_tune import resources; print(resources.folder("rec
 [ -f "$profile" ] || profile="$shipped/$profile.yaml"
 [ -f "$profile" ] || { echo "error: no such profile (got $profile); ls $shipped" >&2; exit 2; }
 
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+host=${hosts%%$'\n'*} # not by head: it leaves a long list with a broken pipe, which ends the script
 gpus=${SLURM_GPUS_ON_NODE:-8}
 port=${MASTER_PORT:-29500}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}

@@ -26,7 +26,13 @@ trap 'kill -TERM $first $second' TERM
 wait $first
 wait $second
 """
-SCONTROL = '#!/usr/bin/env bash\n[ "$*" = "show hostnames node[1-2]" ] && printf "127.0.0.1\\nnode2\\n"\n'
+SCONTROL = """#!/usr/bin/env bash
+set -e
+[ "$*" = "show hostnames node[1-2]" ]
+echo 127.0.0.1
+sleep 0.2 # whoever reads one line only has left by now
+echo node2
+"""
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from tests import tiny
 from ufo_tune import cli, show
 from ufo_tune.core import masks
 from ufo_tune.core.types import Prediction, Sample
-from ufo_tune.demo import panel, server
+from ufo_tune.demo import asking, panel, server
 from ufo_tune.demo.asking import Answer, Desk, Question, _tasks
+from ufo_tune.engine.closeup import ask_closely
 from ufo_tune.errors import ConfigError, DataError
 from ufo_tune.show.overlay import layer
 
@@ -43,9 +45,20 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-def test_a_question_gives_words_and_then_the_answer(desk: Desk, photo: Path) -> None:
-    *grown, answer = desk.answers(Question(photo, "res", "the ball"))
-    assert grown and all(isinstance(texts, tuple) for texts in grown)
+def test_a_question_gives_words_and_then_the_answer(desk: Desk, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = threading.Event()
+
+    def patient(*arguments: Any) -> Any:
+        """The model, which does not go on before its first words were heard: a slow listener would skip them."""
+        *asked, watch = arguments
+        return ask_closely(*asked, lambda texts: (watch(texts), heard.wait(timeout=60)))
+
+    monkeypatch.setattr(asking, "ask_closely", patient)
+    answers = desk.answers(Question(photo, "res", "the ball"))
+    first = next(answers)
+    heard.set()
+    *grown, answer = answers
+    assert all(isinstance(texts, tuple) for texts in [first, *grown])
     assert isinstance(answer, Answer) and answer.sample.source == "photo.png" and answer.sample.size == (60, 80)
     expected = desk.predictor(photo, "res", text="the ball")
     assert answer.prediction.masks == expected.masks and len(answer.slots) == 1
