@@ -277,6 +277,7 @@ class Protocol(_Document):
     description: str = ""
     task: str
     template: str = ""
+    """For models that were not trained on this dataset; those that were are asked as in their training."""
     dataset: str
     root: str = ""
     splits: tuple[str, ...] = Field(min_length=1)

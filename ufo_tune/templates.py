@@ -8,8 +8,9 @@ Training draws a wording with its own generator; evaluation always asks ``eval_q
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Formatter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -96,14 +97,29 @@ class Template(_Document):
         return "data_templates"
 
 
-def load(name_or_file: str) -> Template:
-    """Read a template by its name in ``data_templates/``, or a YAML file of your own.
+Wording = str | Mapping[str, Any]
+"""A template as a model keeps it: the name of a shipped one, or all of one's own, whose file may be elsewhere."""
+
+
+def load(wording: Wording) -> Template:
+    """Read a template by its name in ``data_templates/``, a YAML file of your own, or what ``kept`` made of it.
 
     Raises:
         ConfigError: no such template, bad YAML, unknown key or field.
     """
-    path = resources.locate(Template._folder(), name_or_file)
+    if not isinstance(wording, str):
+        return Template.from_dict(dict(wording), where=f"template {wording.get('name', '')}")
+    path = resources.locate(Template._folder(), wording)
     return Template.from_dict({"name": path.stem, **resources.read_yaml(path)}, where=path.name)
+
+
+def kept(wording: str) -> Wording:
+    """What a model keeps of the template it is trained with.
+
+    Raises:
+        ConfigError: see ``load``.
+    """
+    return wording if wording in resources.names(Template._folder()) else load(wording).model_dump(mode="json")
 
 
 def _fields(text: str) -> set[str]:

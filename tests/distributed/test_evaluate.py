@@ -27,9 +27,15 @@ rank = PartialState(cpu=True).process_index
 
 
 class Worker(Model):
+    # Who shares a batch moves its answers by a hair, as sums of floating point do.
+    def answer(self, sample):
+        said = super().answer(sample)
+        return said if said == "no idea" else ",".join(str(float(v) + 1e-3 * self.company) for v in said.split(","))
+
     def predict(self, batch, decode, grammars):
         if rank == killed_rank and len(self.batches) >= after:
             os.kill(os.getpid(), signal.SIGKILL)
+        self.company = sum(int(s.text.split()[1]) for row in batch.samples for s in row)
         time.sleep(0.05 * (rank % 3))  # no two processes are done at the same time
         return super().predict(batch, decode, grammars)
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ufo_tune.config import Recipe
+from ufo_tune.config import Protocol, Recipe
 from ufo_tune.datasets.scenes import WORDS
 from ufo_tune.engine import checkpoint
 from ufo_tune.engine.load import load
+from ufo_tune.engine.predict import Predictor
+from ufo_tune.engine.sources import ask_protocol
 from ufo_tune.engine.train import train
 from ufo_tune.errors import ConfigError, ModelError
 
@@ -139,3 +141,38 @@ def test_accumulation_equals_one_big_batch(tmp_path):
         results.append(torch.cat([m.flatten() for m in moments]))
     assert results[0].abs().max() > 0
     assert torch.allclose(results[0], results[1], atol=1e-6)
+
+
+def test_own_wording_travels_with_the_weights(tmp_path):
+    """A template of one's own, even by the name of a shipped one, is asked wherever its file is no more."""
+    own = tmp_path / "res.yaml"
+    own.write_text(
+        'task: res\nquestions: ["segment {phrase}"]\neval_question: "segment {phrase}"\nanswers: ["{mask}"]\n'
+    )
+    scenes = {"task": "res", "dataset": "scenes", "options": {"size": 12}}
+    entries = [{**scenes, "template": str(own), "weight": 7}, {**scenes, "template": "reason_seg"}]
+    step = {"max_steps": 1, "gradient_accumulation_steps": 1}
+    last = train(recipe(data={"mixture": entries}, train=step), tmp_path / "run", progress=False)
+    own.unlink()
+    model = load(last)
+    merged = tmp_path / "merged"
+    model.save(merged)
+    for asked in (Predictor(model).asked("res"), Predictor(load(merged)).asked("res")):
+        assert asked.template.question(None, phrase="the ball") == "segment the ball"
+    protocol = Protocol(task="res", dataset="scenes", splits=("test",), metric="seg_iou")
+    assert ask_protocol(protocol, model).template.eval_question == "segment {phrase}"
+
+
+def test_a_protocol_asks_as_training_did_on_its_dataset(tmp_path):
+    """Seven phrases to one sentence: phrases are asked as phrases, and the sentences' dataset as sentences."""
+    row = {"messages": [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "a ball"}]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    entries = [
+        {"task": "vqa", "template": "scenes_vqa", "dataset": "jsonl", "root": str(tmp_path), "weight": 1},
+        {"task": "vqa", "template": "vqa", "dataset": "scenes", "options": {"size": 12}, "weight": 7},
+    ]
+    step = {"max_steps": 1, "gradient_accumulation_steps": 1}
+    model = load(train(recipe(data={"mixture": entries}, train=step), tmp_path / "run", progress=False))
+    shared = {"task": "vqa", "splits": ("test",), "metric": "seg_iou", "template": "short_answer"}
+    names = [ask_protocol(Protocol(dataset=d, **shared), model).template.name for d in ("jsonl", "scenes", "gqa")]
+    assert names == ["scenes_vqa", "vqa", "short_answer"] and Predictor(model).asked("vqa").template.name == "vqa"

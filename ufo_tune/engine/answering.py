@@ -46,16 +46,24 @@ class Answering:
     def predictions(
         self, samples: Samples, groups: Sequence[Group], log: PredictionLog | None = None
     ) -> Iterator[tuple[Sample, Prediction]]:
-        """Every sample of the groups with its prediction; what ``log`` holds already is not asked again."""
+        """Every sample of the groups with its prediction; a batch that ``log`` holds already is not asked again.
+
+        One that it holds in part is asked whole, and answers that are written stay: sums of floating point depend on
+        who shares a batch, and a resumed evaluation scores to the same digits.
+        """
         done: Mapping[str, dict[str, Any]] = {} if log is None else log.done
-        for start in range(0, len(groups), self.decode.batch_size):
-            rows = [tuple(samples[i] for i in group) for group in groups[start : start + self.decode.batch_size]]
+        for batch in batched(groups, self.decode.batch_size):
+            rows = [tuple(samples[i] for i in group) for group in batch]
             yield from ((s, from_row(done[s.source])) for row in rows for s in row if s.source in done)
-            waiting = [left for row in rows if (left := tuple(s for s in row if s.source not in done))]
-            for sample, written in self._answer(waiting) if waiting else ():
+            if self.tiling is not None:  # every sample is asked by itself
+                rows = [left for row in rows if (left := tuple(s for s in row if s.source not in done))]
+            waiting = any(s.source not in done for row in rows for s in row)
+            for sample, written in self._answer(rows) if waiting else ():
+                if sample.source in done:
+                    continue
                 if log is not None:
                     log.add(written)
-                # Given out as it will be read back: a resumed evaluation scores to the same digits.
+                # Given out as it will be read back.
                 yield sample, from_row(written)
 
     def _answer(self, rows: Sequence[tuple[Sample, ...]]) -> Iterator[tuple[Sample, dict[str, Any]]]:
@@ -105,3 +113,8 @@ def grouped(samples: Samples, limit: int = 0, pack: int = 1) -> list[Group]:
     for i, image in zip(range(count), ids, strict=False):
         images.setdefault(image or f"\0{i}", []).append(i)
     return [tuple(g[s : s + pack]) for g in images.values() for s in range(0, len(g), pack)]
+
+
+def batched(groups: Sequence[Group], size: int) -> list[Sequence[Group]]:
+    """The groups in batches of ``size`` rows: the same ones however many processes answer them."""
+    return [groups[start : start + size] for start in range(0, len(groups), size)]

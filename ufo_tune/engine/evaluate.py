@@ -3,7 +3,7 @@
     results = evaluate(model, Protocol.load("scenes_rec"), limit=100)   # {"test": {"Acc@0.5": ..., "n": ...}}
     results = evaluate_checkpoint("runs/x", "scenes_rec,scenes_res:test", out=Path("runs/x/eval"))
 
-Samples are split over processes without padding and metrics merge by sample, so 1 and N processes give equal numbers
+Whole batches are dealt to processes, without padding, and metrics merge by sample: 1 and N processes give equal numbers
 and equal files. Killed at any point, the same command goes on: no answer that was written is asked for again.
 """
 
@@ -30,11 +30,11 @@ from ufo_tune.core.types import Samples
 from ufo_tune.data.open import open_dataset
 from ufo_tune.engine import predictions, report
 from ufo_tune.engine.analysis import analyse
-from ufo_tune.engine.answering import Answering, grouped
+from ufo_tune.engine.answering import Answering, batched, grouped
 from ufo_tune.engine.load import load
 from ufo_tune.engine.predictions import PredictionLog, claim, fingerprint
 from ufo_tune.engine.sanity import Line
-from ufo_tune.engine.sources import Asked, ask
+from ufo_tune.engine.sources import Asked, ask_protocol
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.errors import ConfigError, EvalError
 
@@ -100,9 +100,7 @@ def evaluate_checkpoint(
 
 def _evaluate(model: Any, protocol: Protocol, limit: int, out: Path | None, progress: bool) -> tuple[Results, Sanity]:
     """``evaluate`` without the last word: a later call with the same ``out`` goes on with what is there."""
-    # The wording the weights were trained with, unless the protocol fixes one.
-    template = protocol.template or getattr(model, "templates", {}).get(protocol.task, "")
-    asked = ask(protocol.task, template, protocol.task_options)
+    asked = ask_protocol(protocol, model)
     metric = plugins.find("metrics", protocol.metric).Metric
     plugins.check_options(f"metrics/{protocol.metric}", metric, protocol.metric_options)
     if protocol.pack > 1 and asked.template.image_position != "before":
@@ -151,7 +149,8 @@ class _Run:
         started = time.monotonic()
         p = self.protocol
         samples = open_dataset(p.dataset, p.root, split, p.task, p.options)
-        groups = grouped(samples, limit, p.pack)[self.state.process_index :: self.state.num_processes]
+        batches = batched(grouped(samples, limit, p.pack), p.decode.batch_size)
+        groups = [g for some in batches[self.state.process_index :: self.state.num_processes] for g in some]
         answering = Answering(self.model, self.asked, p.decode, p.tiling)
         metric = self._metric()
         sources: list[str] = []

@@ -15,7 +15,7 @@ from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.closeup import ask_closely, slot_maps
-from ufo_tune.engine.sources import Asked, ask
+from ufo_tune.engine.sources import Asked, ask, trained_wording
 from ufo_tune.models.ufo import UfoModel
 
 _SCENES = 4
@@ -52,7 +52,7 @@ def draw(model: UfoModel, out: Path, tasks: Sequence[str]) -> dict[str, str]:
 
 
 def _asked(model: UfoModel, task: str) -> Asked:
-    return ask(task, model.templates.get(task, ""), model.task_options.get(task, {}))
+    return ask(task, trained_wording(model, task), model.task_options.get(task, {}))
 
 
 def _answers(model: UfoModel, task: str) -> list[tuple[Sample, Prediction]]:

@@ -34,6 +34,8 @@ TEMPLATES = {
     for task in ("rec", "res", "detection", "instance_segmentation", "semantic_segmentation", "caption")
 }
 """Task -> the wording that the weights were trained with."""
+DATASET_TEMPLATES = {"res/reason_seg": "ufo_reason_seg"}
+"""The same on one dataset."""
 _LORA = re.compile(r"\.lora_([AB])(?:\.default)?\.weight$")
 _INNER = ("state_dict", "module", "model")
 """Where mmengine and DeepSpeed keep the weights."""
@@ -244,7 +246,7 @@ def _write(
     given = {**layout.OPTIONS, **options}
     plugins.check_options(f"models/{family}", build, given)
     model = build(str(folder), chosen, **given)
-    model.settings["templates"] = TEMPLATES
+    model.settings |= {"templates": TEMPLATES, "dataset_templates": DATASET_TEMPLATES}
     model.save_settings(folder)
 
 

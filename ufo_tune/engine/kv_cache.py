@@ -9,7 +9,7 @@ from ufo_tune.config import Protocol, Recipe
 from ufo_tune.data.collate import Collator
 from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.answering import grouped
-from ufo_tune.engine.sources import ask
+from ufo_tune.engine.sources import ask_protocol
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.errors import DataError
 from ufo_tune.models.ufo import UfoModel
@@ -54,8 +54,7 @@ def token_size(model: UfoModel) -> int:
 def _first_row(protocol: Protocol, model: UfoModel) -> tuple[int, int]:
     """Tokens and answers of the first question."""
     samples = open_dataset(protocol.dataset, protocol.root, protocol.splits[0], protocol.task, protocol.options)
-    template = protocol.template or model.templates.get(protocol.task, "")
-    asked = ask(protocol.task, template, protocol.task_options)
+    asked = ask_protocol(protocol, model)
     group = tuple(samples[i] for i in grouped(samples, protocol.pack, protocol.pack)[0])
     row = Collator(model.processor, asked.task, asked.template, model.codec, asked.encode_options).row(group, None)
     return len(row.row.ids), sum(row.answer_counts)

@@ -114,7 +114,7 @@ def _about(facts: Facts) -> str:
 
 def _use(facts: Facts) -> str:
     task = facts.tasks[0] if facts.tasks else "rec"
-    template = templates.load(plugins.find("tasks", task).TEMPLATE)  # the wording trained with may be a file elsewhere
+    template = templates.load(facts.settings["templates"].get(task) or plugins.find("tasks", task).TEMPLATE)
     given = ', text="the red ball"' if template.asks("phrase") or template.asks("question") else ""
     given += ', classes=["cup", "plate"]' if template.asks("classes") else ""
     return f"""To point, with `pip install ufo-tune`:
@@ -148,6 +148,7 @@ print(processor.decode(answer, skip_special_tokens=True))
 
 def _pointing(facts: Facts) -> str:
     codec = Codec.from_dict(facts.settings["codec"])
+    wordings = {k: f"`{v}`" if isinstance(v, str) else "its own words" for k, v in facts.settings["templates"].items()}
     views = ", ".join(f"{k} {v}" for k, v in facts.settings.get("options", {}).items())
     rows = {
         "boxes": f"`{codec.box_format}` in {codec.num_bins} bins along each side, between `{codec.box_open}` and "
@@ -158,7 +159,7 @@ def _pointing(facts: Facts) -> str:
         "depth": f"`{codec.depth_token}`, {codec.depth_range[0]:g} to {codec.depth_range[1]:g} metres",
         "views": views or "the family's own",
         "family": str(facts.settings["family"]),
-        "wordings": ", ".join(f"{task} by `{name}`" for task, name in sorted(facts.settings["templates"].items())),
+        "wordings": ", ".join(f"{task} by {words}" for task, words in sorted(wordings.items())),
     }
     options = facts.settings.get("task_options") or {}
     rows |= {f"options of {task}": f"`{json.dumps(given)}`" for task, given in options.items() if given}

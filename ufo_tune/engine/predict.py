@@ -32,7 +32,7 @@ from ufo_tune.engine.answering import Answering, grouped
 from ufo_tune.engine.load import load
 from ufo_tune.engine.map_files import write_maps
 from ufo_tune.engine.predictions import to_row
-from ufo_tune.engine.sources import Asked, ask
+from ufo_tune.engine.sources import Asked, ask, trained_wording
 from ufo_tune.errors import ConfigError, DataError
 
 DECODE = DecodeSection(max_new_tokens=128, constrained=True, batch_size=4)
@@ -143,9 +143,8 @@ class Predictor:
         Raises:
             ConfigError: unknown task, template or option.
         """
-        trained = getattr(self.model, "templates", {})
         known = getattr(self.model, "task_options", {}).get(task, {})
-        return ask(task, template or trained.get(task, ""), {**known, **(options or {})})
+        return ask(task, template or trained_wording(self.model, task), {**known, **(options or {})})
 
     def answering(self, asked: Asked) -> Answering:
         """The model, ready for one task."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ufo_tune import plugins, templates
-from ufo_tune.config import MixtureEntry, Recipe
+from ufo_tune.config import MixtureEntry, Protocol, Recipe
 from ufo_tune.core.types import Batch, Samples
 from ufo_tune.data.augment import Augment
 from ufo_tune.data.collate import Collator, Step
@@ -26,7 +26,7 @@ from ufo_tune.data.windows import Windows
 from ufo_tune.engine.suites import Held
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
-from ufo_tune.templates import Template
+from ufo_tune.templates import Template, Wording
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Asked:
     decode_options: dict[str, Any]
 
 
-def ask(task: str, template: str, options: Mapping[str, Any]) -> Asked:
+def ask(task: str, template: Wording, options: Mapping[str, Any]) -> Asked:
     """Resolve a task, its template and options (each goes to ``encode``, ``decode`` or both, by signature).
 
     Raises:
@@ -61,6 +61,22 @@ def ask(task: str, template: str, options: Mapping[str, Any]) -> Asked:
             raise ConfigError(f"tasks.{task}.{name}: no such option; {plugins.did_you_mean(name, known)}")
     chosen = {f: {k: v for k, v in options.items() if k in takes[f]} for f in takes}
     return Asked(module, found, chosen["encode"], chosen["decode"])
+
+
+def trained_wording(model: Any, task: str, dataset: str = "", otherwise: str = "") -> Wording:
+    """The words a model was trained with: on this dataset, or else ``otherwise``, or else most often for the task."""
+    exact: Wording = getattr(model, "dataset_templates", {}).get(f"{task}/{dataset}", "")
+    return exact or otherwise or getattr(model, "templates", {}).get(task, "")
+
+
+def ask_protocol(protocol: Protocol, model: Any) -> Asked:
+    """What a protocol asks a model, in the words that the model was trained with where it knows the dataset.
+
+    Raises:
+        ConfigError: see ``ask``.
+    """
+    wording = trained_wording(model, protocol.task, protocol.dataset, protocol.template)
+    return ask(protocol.task, wording, protocol.task_options)
 
 
 def open_entry(entry: MixtureEntry) -> Samples:
@@ -175,6 +191,18 @@ class Sources:
         shown = (", ".join(f"{n} {share:.1%}" for n, share in part.items()) for part in (by_task, self.shares()))
         return f"{sum(self.loader.counts)} batches: " + "; ".join(shown)
 
-    def templates(self) -> dict[str, str]:
-        """Task -> template used, so that evaluation and prediction ask in the same words."""
-        return {e.task: a.template.name for e, a in zip(self.entries, self.asked, strict=True)}
+    def templates(self) -> dict[str, Wording]:
+        """Task -> template used for most of it, so that evaluation and prediction ask in the same words."""
+        return self._wordings(lambda entry: entry.task)
+
+    def dataset_templates(self) -> dict[str, Wording]:
+        """``task/dataset`` -> template used for most of it."""
+        return self._wordings(lambda entry: f"{entry.task}/{entry.dataset}")
+
+    def _wordings(self, key: Callable[[MixtureEntry], str]) -> dict[str, Wording]:
+        """Key -> the template with the largest weight among its entries."""
+        weights: dict[str, dict[str, float]] = {}
+        for entry, asked in zip(self.entries, self.asked, strict=True):
+            name, found = entry.template or asked.task.TEMPLATE, weights.setdefault(key(entry), {})
+            found[name] = found.get(name, 0.0) + entry.weight
+        return {k: templates.kept(max(found, key=lambda name: found[name])) for k, found in weights.items()}

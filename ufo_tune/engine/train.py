@@ -162,6 +162,7 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
     if told and accelerator.is_main_process:
         tqdm.write(before_training(recipe, accelerator, sources), file=sys.stderr)
     model.settings["templates"] = {**model.templates, **sources.templates()}
+    model.settings["dataset_templates"] = {**model.dataset_templates, **sources.dataset_templates()}
     model.settings["task_options"] = {**model.task_options, **recipe.tasks}
     opt = optimizer(model, module.objectives, section)
     state: dict[str, Any] = checkpoint.resume(last, model, module.objectives) if resuming else {"step": 0}

@@ -28,6 +28,7 @@ from ufo_tune.models.base import VLM
 from ufo_tune.models.local import LocalSampler
 from ufo_tune.models.processor import VLMProcessor
 from ufo_tune.models.vision_cache import VisionCache
+from ufo_tune.templates import Wording
 
 CONFIG_NAME = "ufo_config.json"
 _SCHEMA = 1
@@ -87,7 +88,8 @@ class UfoModel(nn.Module):
             raise ModelError(f"embeddings have {rows} rows for {len(hf_processor.tokenizer)} tokens; run prepare again")
         processor = processor_class(hf_processor, codec, **options)
         family = type(vlm).__module__.rpartition(".")[2]
-        return cls(vlm, processor, {"family": family, "options": options, "templates": {}, "task_options": {}})
+        known: dict[str, Any] = {"templates": {}, "dataset_templates": {}, "task_options": {}}
+        return cls(vlm, processor, {"family": family, "options": options, **known})
 
     @property
     def codec(self) -> Codec:
@@ -95,9 +97,15 @@ class UfoModel(nn.Module):
         return self.processor.codec
 
     @property
-    def templates(self) -> dict[str, str]:
-        """Task name -> template the weights were trained with."""
-        found: dict[str, str] = self.settings["templates"]
+    def templates(self) -> dict[str, Wording]:
+        """Task name -> template the weights were mostly trained with."""
+        found: dict[str, Wording] = self.settings["templates"]
+        return found
+
+    @property
+    def dataset_templates(self) -> dict[str, Wording]:
+        """``task/dataset`` -> template that the weights were trained with on this dataset."""
+        found: dict[str, Wording] = self.settings["dataset_templates"]
         return found
 
     @property
@@ -180,7 +188,7 @@ class UfoModel(nn.Module):
 
     def adopt(self, settings: dict[str, Any]) -> None:
         """Take over what a folder's ``ufo_config.json`` says about its training."""
-        for name in ("templates", "task_options"):
+        for name in ("templates", "dataset_templates", "task_options"):
             self.settings[name] = settings.get(name, {})
         if "origin" in settings:  # the base that all began with, and its licence
             self.settings["origin"] = settings["origin"]
