@@ -42,9 +42,9 @@ class ModelSection(_Section):
     base: str
     """Hub id, folder made by ``ufo-tune prepare``, ``embedded`` (the shipped tiny base) or ``tiny:<family>``."""
     options: dict[str, Any] = {}
-    """Options of the family's ``build`` (image size, ...)."""
+    """Options of the family's ``build`` (tiles, ...) that differ from the base's own."""
     codec: dict[str, Any] = {}
-    """Fields of core.codec.Codec that differ from its defaults; used when the base has no codec yet."""
+    """Fields of core.codec.Codec that differ from the base's own, or from the defaults where it has none yet."""
     language: Literal["lora", "full", "frozen"] = "lora"
     vision: Literal["full", "frozen"] = "frozen"
     projector: Literal["full", "frozen"] = "frozen"

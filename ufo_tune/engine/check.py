@@ -105,11 +105,11 @@ def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
 
 
 def _codec(model: ModelSection) -> Codec:
-    """The base's own codec where it has one; the recipe's otherwise, as ``engine.load.base`` chooses."""
+    """The base's own codec, or the default one, with the recipe's fields, as in ``engine.load.base``."""
     folder = EMBEDDED if model.base == "embedded" else Path(model.base)
-    if (folder / CONFIG_NAME).exists():
-        return Codec.from_dict(read_settings(folder)["codec"])
-    return Codec.from_dict({**Codec().to_dict(), **model.codec})
+    folder = folder / "last" if (folder / "last").exists() else folder
+    own = read_settings(folder)["codec"] if (folder / CONFIG_NAME).exists() else Codec().to_dict()
+    return Codec.from_dict({**own, **model.codec})
 
 
 def _first(where: str, asked: Asked, samples: Samples, codec: Codec, rng: np.random.Generator | None) -> list[str]:

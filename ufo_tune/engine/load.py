@@ -66,10 +66,13 @@ def base(
     Args:
         name: which one.
         family: file of ``models/``; ignored where the folder says it.
-        codec: fields of the codec for a base that has none yet.
-        options: of the family's ``build`` (a tiny family: of ``models.tiny.build`` too).
+        codec: fields that differ from the base's own codec, or from the defaults where it has none yet.
+        options: of the family's ``build`` that differ from its own (a tiny family: of ``models.tiny.build`` too).
         dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32.
         quantization: of the language model's matrices: ``nf4``, ``int8`` or none.
+    Raises:
+        ConfigError: an option that the family does not know.
+        ModelError: no such base, a damaged one, an adapter, or a codec that cannot be.
     """
     if name == "embedded":
         name = str(EMBEDDED)
@@ -81,18 +84,29 @@ def base(
             return base(str(made), kind.partition("/")[0], codec, rest, dtype=dtype, quantization=quantization)
     last = Path(name) / "last"
     folder = last.resolve() if last.exists() else Path(name)
+    if not folder.exists() and remote.is_published(name):
+        folder = remote.snapshot(name)
     if (folder / CONFIG_NAME).exists():
         if (folder / ADAPTER).exists():
             raise ModelError(f"{name}: is an adapter, no base (got {ADAPTER}); first run `ufo-tune merge {name}`")
-        return load(folder, dtype=dtype, quantization=quantization)
-    if not folder.exists() and remote.is_published(name):  # its codec, views and wordings, and not the recipe's
-        return load(name, dtype=dtype, quantization=quantization)
+        settings = changed(read_settings(folder), codec, options)
+        return _checked(folder, lambda: _build(str(folder), settings, dtype, quantization))
     build = plugins.find("models", family).build
     plugins.check_options(f"models/{family}", build, options)
     chosen = Codec.from_dict({**Codec().to_dict(), **codec})
     kept = _weights(dtype, quantization)
     model: UfoModel = _checked(Path(name), lambda: build(name, chosen, **options, **kept))
     return model
+
+
+def changed(settings: dict[str, Any], codec: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a base as a recipe wants them: what it says goes before what the base has, the rest stays.
+
+    Raises:
+        ConfigError: an option that the family does not know.
+    """
+    plugins.check_options(f"models/{settings['family']}", plugins.find("models", settings["family"]).build, options)
+    return settings | {"codec": settings["codec"] | codec, "options": settings["options"] | options}
 
 
 def precision(name: str) -> torch.dtype | None:
@@ -131,9 +145,8 @@ def _with_adapter(folder: Path, settings: dict[str, Any], dtype: str, quantizati
 
     origin = settings["base"]
     kept = settings.get("quantization", "") if quantization is None else quantization
-    model = base(
-        origin, settings["family"], settings["codec"], settings["base_options"], dtype=dtype, quantization=kept
-    )
+    options = settings["base_options"] | settings["options"]  # sizes of a tiny base, and what was trained with
+    model = base(origin, settings["family"], settings["codec"], options, dtype=dtype, quantization=kept)
     hf: Any = model.vlm.hf
     model.adapter = _checked(folder, lambda: PeftModel.from_pretrained(hf, str(folder)))
     beside_tables(hf)

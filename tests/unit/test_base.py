@@ -1,0 +1,67 @@
+"""Bases that were prepared or merged: what a recipe says of them goes before what they have, and all else stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_train import LORA, recipe
+from ufo_tune.config import Recipe
+from ufo_tune.engine import load
+from ufo_tune.engine.check import check
+from ufo_tune.engine.hub import merge
+from ufo_tune.engine.prepare import prepare
+from ufo_tune.engine.train import train
+from ufo_tune.errors import ConfigError, ModelError
+from ufo_tune.models.ufo import read_settings
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("base") / "prepared"
+    return prepare("tiny:internvl", made, family="internvl", codec={"num_bins": 40, "slot_side": 2})
+
+
+def test_options_and_codec_of_a_recipe_go_before_those_of_the_base(prepared: Path) -> None:
+    own = read_settings(prepared)
+    model = load.base(str(prepared), "internvl", {"num_bins": 64}, {"tiles": "2x2"})
+    assert (model.codec.num_bins, model.codec.slot_side) == (64, 2)
+    assert model.settings["options"] == own["options"] | {"tiles": "2x2"} != own["options"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "says"),
+    [
+        ({}, {"tilse": 1}, r"models/internvl\.tilse: no such option"),
+        ({"bar": 5}, {}, r"codec\.bar: no such field"),
+    ],
+)
+def test_what_does_not_exist_is_refused_on_a_prepared_base_too(prepared: Path, codec, options, says) -> None:
+    with pytest.raises((ConfigError, ModelError), match=says):
+        load.base(str(prepared), "internvl", codec, options)
+
+
+def test_every_stage_trains_at_the_resolution_its_recipe_says(prepared: Path, tmp_path: Path) -> None:
+    """Prepare, train with one tile, merge, train with four: the adapter, loaded again, still sees four."""
+
+    def stage(base: Path, tiles: str, out: Path) -> Path:
+        model = {**LORA, "family": "internvl", "base": str(base), "options": {"tiles": tiles, "thumbnail": False}}
+        document = recipe(model=model, train={"max_steps": 1, "gradient_accumulation_steps": 1}).model_dump(mode="json")
+        document["model"]["codec"] = {}
+        one = [{"task": "res", "template": "scenes_res", "dataset": "scenes", "options": {"size": 4}}]
+        document["data"]["mixture"] = one
+        plan = Recipe.from_dict(document)
+        tokens[tiles] = next(line for line in check(plan) if "tokens" in line)
+        train(plan, out, progress=False)
+        return out
+
+    tokens: dict[str, str] = {}
+    first, again = tmp_path / "merged", tmp_path / "again"
+    merge(stage(prepared, "1x1", tmp_path / "first"), first)
+    second = stage(first, "2x2", tmp_path / "second")
+    merge(second, again)
+    for folder, tiles in ((first, "1x1"), (second, "2x2"), (again, "2x2")):
+        options = load.load(folder).settings["options"]
+        assert options["tiles"] == tiles and not options["thumbnail"]
+    assert tokens["1x1"] != tokens["2x2"]
