@@ -4,7 +4,8 @@
 #   sbatch --nodes 2 --gpus-per-node 8 scripts/launch_slurm.sh zero2_nodes my.yaml --out runs/my
 #
 # The first word is a profile of recipes/accelerate (or a file), the rest goes to `ufo-tune train`. Slurm's signal
-# before the end of the time makes the run save and end well; submit the same line with --resume to go on.
+# before the end of the time makes the run save and end (the launcher says 1 of that, whatever the run said); a job that
+# Slurm requeues goes on by itself, another one with the same line and --resume. --out must be on a shared folder.
 #SBATCH --job-name=ufo-tune
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
@@ -24,6 +25,11 @@ host=${hosts%%$'\n'*} # not by head: it leaves a long list with a broken pipe, w
 gpus=${SLURM_GPUS_ON_NODE:-8}
 port=${MASTER_PORT:-29500}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+# Since 22.05 srun does not take over --cpus-per-task: everything of a machine would share one core.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-32}
+# How long the launcher waits for processes that save before it kills them; less than what --signal leaves.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-170}
+[ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || set -- "$@" --resume # requeued: the same line starts again
 
 # exec: the signal reaches the launcher, which passes it on to the processes of training.
 exec srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --config_file "$0" \

@@ -25,6 +25,7 @@ def start_fsdp(section: TrainSection, out: Path) -> Accelerator:
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", state_dict_type="FULL_STATE_DICT"
     )
+    sharding._keep_targets(accelerator)
     return accelerator
 
 

@@ -75,6 +75,8 @@ def recipe(folder: Path, processes: int) -> Recipe:
                 "report_to": [],
                 "seed": 3,
             },
+            # Answers of one to four words, a token at a time: processes differ in how often they call the head.
+            "objectives": {"next_token": {"rows": 1}, "mask_retrieval": {}},
             "eval": {"every": 2, "protocols": ["scenes_vqa:val", "scenes_res:val"], "limit": 3},
         }
     )
@@ -116,15 +118,16 @@ def starts(kind: str) -> list[list[str]]:
     """What each machine calls, one of two processes or two of one."""
     if kind == "one":
         return [[sys.executable, "-m", "ufo_tune"]]
-    if kind == "fsdp2":
+    if kind.startswith("fsdp2"):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         return [[*launch, str(ROOT / "tests" / "distributed" / "fsdp_on_cpu.py")]]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(PROFILES / f"{kind}.yaml")]
+    command = str(ROOT / "tests" / "distributed" / "zero_of_small_models.py")
     if not kind.endswith("_nodes"):
-        return [[*launch, "--num_processes", "2", "--num_machines", "1", "-m", "ufo_tune"]]
+        return [[*launch, "--num_processes", "2", "--num_machines", "1", command]]
     port = free_port()
     launch += ["--num_processes", "2", "--num_machines", "2", "--main_process_ip", "127.0.0.1"]
-    return [[*launch, "--main_process_port", port, "--machine_rank", rank, "-m", "ufo_tune"] for rank in ("0", "1")]
+    return [[*launch, "--main_process_port", port, "--machine_rank", rank, command] for rank in ("0", "1")]
 
 
 @pytest.fixture(scope="module")
@@ -160,4 +163,20 @@ def test_a_profile_takes_the_steps_of_one_process_and_resumes(one, kind):
     checkpoint.point(out / "last", f"checkpoint-{STEPS // 2}")
     again = load_file(train(kind, one.parent, "--resume") / "last" / "model.safetensors")
     for name, value in weights.items():
+        assert (again[name] - value).abs().max() <= 1e-6, name
+
+
+def test_fsdp_in_mixed_precision_resumes_from_unrounded_weights(tmp_path):
+    """Loaded in bfloat16 and trained in float32: a checkpoint must not go through bfloat16 again."""
+    folder = rows(tmp_path)
+    document = recipe(folder, 2).model_dump(mode="json")
+    document["model"]["dtype"], document["train"]["bf16"], document["eval"]["every"] = "bfloat16", True, 0
+    Recipe.from_dict(document).save(folder / "fsdp2_bf16.yaml")
+    out = train("fsdp2_bf16", folder)
+    whole = load_file(out / "last" / "model.safetensors")
+    assert any((value != value.bfloat16().float()).any() for value in whole.values()), "kept in float32"
+    shutil.rmtree(out / f"checkpoint-{STEPS}")
+    checkpoint.point(out / "last", f"checkpoint-{STEPS // 2}")
+    again = load_file(train("fsdp2_bf16", folder, "--resume") / "last" / "model.safetensors")
+    for name, value in whole.items():
         assert (again[name] - value).abs().max() <= 1e-6, name

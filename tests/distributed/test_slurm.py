@@ -65,6 +65,10 @@ def test_two_machines_train_as_one_run(cluster, tmp_path):
     recipe(rows(tmp_path), 2).save(tmp_path / "my recipe.yaml")
     done = submit(cluster, tmp_path, "zero2_nodes", "my recipe.yaml", "--out", "runs/my", "--quiet")
     assert done.returncode == 0, done.stderr[-3000:]
+    again = submit(
+        cluster | {"SLURM_RESTART_COUNT": "1"}, tmp_path, "zero2_nodes", "my recipe.yaml", "--out", "runs/my"
+    )
+    assert again.returncode == 0, again.stderr[-3000:]  # requeued, it goes on, and has nothing left to do
     log = [json.loads(line) for line in (tmp_path / "runs" / "my" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == STEPS and (tmp_path / "runs" / "my" / "last" / "model.safetensors").is_file()
     trained = [row for row in log if "mixture/vqa/jsonl/chats" in row]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.test_train import LORA, recipe
 from ufo_tune.config import Recipe
 from ufo_tune.engine import load
+from ufo_tune.engine import train as engine_train
 from ufo_tune.engine.check import check
 from ufo_tune.engine.hub import merge
 from ufo_tune.engine.prepare import prepare
-from ufo_tune.engine.train import train
 from ufo_tune.errors import ConfigError, ModelError
 from ufo_tune.models.ufo import read_settings
 
@@ -53,7 +54,7 @@ def test_every_stage_trains_at_the_resolution_its_recipe_says(prepared: Path, tm
         document["data"]["mixture"] = one
         plan = Recipe.from_dict(document)
         tokens[tiles] = next(line for line in check(plan) if "tokens" in line)
-        train(plan, out, progress=False)
+        engine_train.train(plan, out, progress=False)
         return out
 
     tokens: dict[str, str] = {}
@@ -65,3 +66,20 @@ def test_every_stage_trains_at_the_resolution_its_recipe_says(prepared: Path, tm
         options = load.load(folder).settings["options"]
         assert options["tiles"] == tiles and not options["thumbnail"]
     assert tokens["1x1"] != tokens["2x2"]
+
+
+def test_float16_on_disk_trains_in_bfloat16_on_a_gpu(prepared: Path, tmp_path: Path, monkeypatch) -> None:
+    half = load.base(str(prepared), "internvl", {}, {}, dtype="auto")
+    half.vlm.hf.half()
+    half.save(tmp_path / "half")
+    assert load.precision(str(tmp_path / "half")) == torch.float16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load.base(str(tmp_path / "half"), "internvl", {}, {}).vlm.hf.dtype == torch.bfloat16
+    assert load.base(str(tmp_path / "half"), "internvl", {}, {}, dtype="float32").vlm.hf.dtype == torch.float32
+
+
+def test_processes_that_would_resume_from_different_steps_are_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(engine_train, "gather_object", lambda own: [*own, "nothing"])
+    engine_train._agreed(tmp_path, "nothing")
+    with pytest.raises(ConfigError, match=r"different checkpoints to resume from \(got checkpoint-3, nothing\)"):
+        engine_train._agreed(tmp_path, "checkpoint-3")

@@ -19,6 +19,7 @@ from ufo_tune.engine import estimate as engine
 from ufo_tune.engine import ledger, load, room
 from ufo_tune.engine.estimate import Weight, estimate, optimizer_size, quantised_size
 from ufo_tune.engine.kv_cache import token_size
+from ufo_tune.engine.master_weights import MasterAdamW
 from ufo_tune.engine.optim import optimizer
 from ufo_tune.engine.phantom import phantom
 from ufo_tune.engine.sources import Sources
@@ -103,12 +104,13 @@ def test_a_phantom_has_the_shapes_and_dtypes_of_the_real_model_and_no_bytes(base
 
 
 def test_moments_are_what_torch_keeps():
-    parameter = nn.Parameter(torch.zeros(300, dtype=torch.bfloat16))
-    parameter.grad = torch.ones_like(parameter)
-    adamw = torch.optim.AdamW([parameter])
-    adamw.step()
-    kept = sum(v.nbytes for v in adamw.state[parameter].values() if v.ndim)
-    assert optimizer_size("adamw", 300, 2) == kept == 1200
+    for dtype, size in ((torch.bfloat16, 3600), (torch.float32, 2400)):
+        parameter = nn.Parameter(torch.zeros(300, dtype=dtype))
+        parameter.grad = torch.ones_like(parameter)
+        adamw = MasterAdamW([parameter])
+        adamw.step()
+        kept = sum(v.nbytes for v in adamw.state[parameter].values() if v.ndim)
+        assert optimizer_size("adamw", 300, parameter.element_size()) == kept == size
 
 
 @pytest.mark.parametrize(

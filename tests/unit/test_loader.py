@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +58,16 @@ def _take(loader: Loader, count: int) -> list[tuple[int, list[list[int]], float]
 @pytest.mark.parametrize("function", [collate, long_odd_rows])
 def test_workers_change_nothing(function: Any) -> None:
     assert _take(_loader(function), 30) == _take(_loader(function, workers=2), 30)
+
+
+def test_a_signal_to_the_whole_group_leaves_workers_alone() -> None:
+    """Launchers send SIGTERM to all processes; the one that trains goes on until it has saved."""
+    stream = iter(_loader(workers=2))
+    first = next(stream)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)  # type: ignore[arg-type]
+    taken = [first, *itertools.islice(stream, 29)]
+    assert [(b.entry, b.ids.tolist(), b.noise) for b in taken] == _take(_loader(), 30)  # type: ignore[attr-defined]
 
 
 def test_every_batch_has_its_own_randomness() -> None:

@@ -1,5 +1,6 @@
-"""Groups, schedule and Muon, against the singular value decomposition and closed forms."""
+"""Groups, schedule, Muon and AdamW in half precision: singular values, closed forms, torch's own in float32."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests import tiny
 from ufo_tune.config import ModelSection, TrainSection
+from ufo_tune.engine.master_weights import MasterAdamW
 from ufo_tune.engine.muon import Muon, orthogonal
 from ufo_tune.engine.optim import factor, optimizer
 from ufo_tune.models import lora
@@ -65,3 +67,37 @@ def test_every_trained_parameter_is_in_one_group(tmp_path, optim):
             assert all(p.ndim == 2 for p in group["params"]) and group["name"] != "tokens"
     vision = next(g for g in made.param_groups if g["name"] == "vision" and not g.get("muon"))
     assert math.isclose(vision["peak_lr"], 0.5 * TrainSection().learning_rate)
+
+
+def test_weights_in_half_precision_take_steps_below_their_rounding():
+    """Under a constant gradient AdamW's step is the learning rate: 300 of 2e-4 from 1 end at 0.94 (bfloat16: 2^-8)."""
+    norm = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    adamw = MasterAdamW([norm], 2e-4, weight_decay=0.0, fused=True)
+    for _ in range(300):
+        norm.grad = torch.full_like(norm, 0.5)
+        adamw.step()
+        assert norm.dtype == torch.bfloat16 and norm.grad is None
+    assert torch.equal(norm.data, torch.full((4,), 0.94).bfloat16())
+
+
+def test_half_precision_follows_torch_in_float32_also_when_it_is_resumed():
+    g = torch.Generator().manual_seed(2)
+    start = torch.randn(50, generator=g).bfloat16()
+    grads = torch.randn(40, 50, generator=g).bfloat16()
+    whole, half = (torch.nn.Parameter(start.to(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    plain = torch.nn.Parameter(start.float())
+    other = torch.optim.AdamW([whole], 1e-3, weight_decay=0.1, fused=True)
+
+    def made(weights):
+        return MasterAdamW([{"params": [plain]}, {"params": [weights]}], 1e-3, weight_decay=0.1, fused=True)
+
+    adamw = made(half)
+    for number, grad in enumerate(grads):
+        if number == 20:  # what a checkpoint holds: rounded weights, and the optimizer's state
+            state, half = copy.deepcopy(adamw.state_dict()), torch.nn.Parameter(half.detach().clone())
+            adamw = made(half)
+            adamw.load_state_dict(state)
+        whole.grad, half.grad, plain.grad = grad.float(), grad.clone(), grad.float()
+        other.step()
+        adamw.step()
+        assert torch.equal(half.data, whole.detach().bfloat16()) and torch.equal(plain.data, whole.data)

@@ -72,6 +72,16 @@ def test_layers_that_are_gathered_are_not_compiled():
         speed.refuse(recipe(train={"compile": True}), machine(distributed=DistributedType.FSDP))
 
 
+@pytest.mark.parametrize(
+    ("optim", "kind"),
+    [("muon", DistributedType.DEEPSPEED), ("adamw_8bit", DistributedType.FSDP), ("paged_adamw", DistributedType.FSDP)],
+)
+def test_optimizers_that_do_not_know_shards_are_refused(optim, kind):
+    with pytest.raises(ConfigError, match=rf"train.optim: {optim} does not work on weights sharded by {kind.value}"):
+        speed.refuse(recipe(train={"optim": optim}), machine(distributed=kind))
+    speed.refuse(recipe(train={"optim": optim}), machine(distributed=DistributedType.MULTI_GPU))
+
+
 def test_a_machine_without_compiler_says_so():
     """In a process of its own, since torch remembers that there is none."""
     tried = """

@@ -9,6 +9,7 @@ workers prepared ahead.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class Loader:
             batch_size=None,
             sampler=_Draws(self._mixture, ahead),
             num_workers=self._num_workers,
+            worker_init_fn=_outlive_sigterm,
             collate_fn=_as_is,
             generator=torch.Generator(),  # else torch takes a number from the global state at every start
         )
@@ -121,6 +123,11 @@ class Loader:
         self._mixture.load_state_dict(state["mixture"])
         self._state = self._mixture.state_dict()
         self._dropped, self._skipped = list(state["dropped"]), list(state["skipped"])
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Launchers tell their whole group of processes to stop; the one that trains still needs its workers to save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Draws:

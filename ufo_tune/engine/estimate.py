@@ -7,9 +7,9 @@ Weights are counted on the model that would train, made from its config (``engin
 keep is counted by running them on the largest of a few batches of the recipe's own data (``engine.ledger``): nothing of
 it is a rule of thumb. The rest follows from these assumptions:
 
-- Optimizers, bytes for each trained parameter. ``adamw``: two moments in the parameter's dtype. ``muon``: one moment
-  for hidden matrices. ``paged_adamw``: 8. ``_8bit``: two bytes and two scales of 4 bytes for each 256 values (Dettmers
-  et al. 2021, arXiv 2110.02861); 8 for tensors of fewer than 4096.
+- Optimizers, bytes for each trained parameter. ``adamw``: two moments of 4, and a copy of 4 of one in half precision.
+  ``muon``: moments in its dtype, one for hidden matrices. ``paged_adamw``: 8. ``_8bit``: two bytes and two scales of 4
+  bytes for each 256 values (Dettmers et al. 2021, arXiv 2110.02861); 8 for tensors of fewer than 4096.
 - ``nf4``: half a byte, one of scale for each 64 values, and four for each 256 of these (Dettmers et al. 2023, arXiv
   2305.14314); ``int8``: one byte, and four for each row. One matrix at a time is whole again.
 - ZeRO parts what Rajbhandari et al. 2020 (arXiv 1910.02054) say: stage 1 optimizer, 2 gradients too, 3 weights too.
@@ -222,7 +222,9 @@ def quantised_size(kind: str, numel: int, rows: int) -> int:
 
 
 def optimizer_size(optim: str, numel: int, value: int, moments: int = 2) -> int:
-    """Bytes of the moments of one tensor, ``value`` bytes a number where they are torch's."""
+    """Bytes of what an optimizer keeps of one tensor of ``value`` bytes a number."""
+    if optim == "adamw":
+        return numel * (4 * moments + (4 if value < 4 else 0))  # see engine.master_weights
     if optim.endswith("_8bit") and numel >= 4096:
         return moments * (numel + 4 * -(-numel // 256))
     bitsandbytes = optim.startswith("paged_") or optim.endswith("_8bit")

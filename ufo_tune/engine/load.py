@@ -68,7 +68,8 @@ def base(
         family: file of ``models/``; ignored where the folder says it.
         codec: fields that differ from the base's own codec, or from the defaults where it has none yet.
         options: of the family's ``build`` that differ from its own (a tiny family: of ``models.tiny.build`` too).
-        dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32.
+        dtype: ``auto`` keeps the dtype on disk, except that CPUs get float32, and others bfloat16 for float16: training
+            has no loss scaling, which the range of float16 would need.
         quantization: of the language model's matrices: ``nf4``, ``int8`` or none.
     Raises:
         ConfigError: an option that the family does not know.
@@ -82,6 +83,8 @@ def base(
             sizes, rest = tiny.split(options)
             made = tiny.build(kind, Path(temporary), **sizes)
             return base(str(made), kind.partition("/")[0], codec, rest, dtype=dtype, quantization=quantization)
+    if dtype == "auto" and torch.cuda.is_available() and _checked(Path(name), lambda: precision(name)) == torch.float16:
+        dtype = "bfloat16"
     last = Path(name) / "last"
     folder = last.resolve() if last.exists() else Path(name)
     if not folder.exists() and remote.is_published(name):

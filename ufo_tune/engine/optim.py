@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ufo_tune.config import TrainSection
+from ufo_tune.engine.master_weights import MasterAdamW
 from ufo_tune.engine.muon import Muon
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
@@ -44,7 +45,7 @@ def optimizer(model: UfoModel, objectives: nn.Module, section: TrainSection) -> 
     options: dict[str, Any] = {"betas": (0.9, section.adam_beta2), "eps": section.adam_epsilon}
     if section.optim in _BITSANDBYTES:
         return _bitsandbytes(section.optim)(listed, **options)
-    kind = Muon if section.optim == "muon" else torch.optim.AdamW
+    kind = Muon if section.optim == "muon" else MasterAdamW
     return kind(listed, **options, fused=True)  # a fifth of the loop's time, on CPUs too
 
 

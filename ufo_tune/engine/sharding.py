@@ -9,16 +9,17 @@ Which one runs is the profile's choice (``accelerate launch --config_file``), th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import unset_hf_deepspeed_config
 
@@ -55,6 +56,8 @@ def start(section: TrainSection, out: Path) -> Accelerator:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # transformers would part weights while it makes them, and neither new tokens nor adapters find their matrices.
         unset_hf_deepspeed_config()
+    if accelerator.distributed_type == DistributedType.FSDP:
+        _keep_targets(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP and not hasattr(FSDPModule, "reset_iter_state"):
         raise ConfigError(
             f"accelerate: FSDP2 of this torch cannot evaluate between steps (got {torch.__version__}); install a newer "
@@ -67,6 +70,23 @@ def start(section: TrainSection, out: Path) -> Accelerator:
                 f"{accelerator.device.type}); leave out use_cpu, or take the profile ddp"
             )
     return accelerator
+
+
+def _keep_targets(accelerator: Accelerator) -> None:
+    """Let FSDP round weights alone in mixed precision, and sum gradients in float32.
+
+    By accelerate's policy it would round every tensor of a batch and of the losses too: points, metres, totals.
+    """
+    plugin = accelerator.state.fsdp_plugin
+    if accelerator.mixed_precision == "bf16":
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+
+
+def trains_in_float32(accelerator: Accelerator) -> bool:
+    """Whether trained weights are kept in float32 whatever the recipe loads them in: accelerate's way with FSDP2."""
+    return accelerator.distributed_type == DistributedType.FSDP and accelerator.mixed_precision == "bf16"
 
 
 def _leave_compiling() -> None:
@@ -108,9 +128,20 @@ def complete_gradients(accelerator: Accelerator, optimizer: torch.optim.Optimize
                 parameter.grad = torch.zeros_like(parameter)
 
 
-def in_step(accelerator: Accelerator) -> bool:
-    """Whether all processes must run the same modules in every pass, because each waits for the others' part of it."""
-    return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+def in_step(accelerator: Accelerator) -> Callable[[int], int] | None:
+    """The most of a number over all processes, where all must run the same modules in every pass; None elsewhere.
+
+    Under DeepSpeed and FSDP each waits for the others' part of a module or its gradient.
+    """
+    if accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        return None
+
+    def most(number: int) -> int:
+        found = torch.tensor(number, device=accelerator.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    return most
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

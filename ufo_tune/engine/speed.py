@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from ufo_tune.config import Recipe
 from ufo_tune.engine import sharding
@@ -25,9 +26,11 @@ def refuse(recipe: Recipe, accelerator: Accelerator) -> None:
 
     Raises:
         ConfigError: no GPU for FlexAttention or liger; no liger; no working compiler; layers that are gathered piece by
-            piece; quantised layers, or such that attend by stretches, that are to be compiled.
+            piece; quantised layers, or such that attend by stretches, that are to be compiled; an optimizer that does
+            not know how weights are sharded.
     """
     section, device = recipe.train, accelerator.device
+    _refuse_optimizer(section.optim, accelerator)
     if recipe.model.attention == "flex" and device.type != "cuda":
         raise ConfigError(
             f"model.attention: flex needs a GPU, it has no backward pass elsewhere (got {device.type}); set "
@@ -51,6 +54,17 @@ def refuse(recipe: Recipe, accelerator: Accelerator) -> None:
             f"{accelerator.distributed_type.value}); take the profile ddp, zero1 or zero2"
         )
     _refuse_compiler(device)
+
+
+def _refuse_optimizer(name: str, accelerator: Accelerator) -> None:
+    """Muon works on whole matrices, which ZeRO flattens; bitsandbytes' kernels know no sharded tensors."""
+    kind = accelerator.distributed_type
+    lost = {DistributedType.DEEPSPEED: name == "muon", DistributedType.FSDP: "8bit" in name or "paged" in name}
+    if lost.get(kind, False):
+        raise ConfigError(
+            f"train.optim: {name} does not work on weights sharded by {kind.value} (got {name}); set train.optim: "
+            "adamw, or take the profile ddp"
+        )
 
 
 def _refuse_liger(device: torch.device) -> None:

@@ -106,7 +106,8 @@ def _loop(run: _Run, log: _Log, bar: tqdm[Any]) -> None:
         run.step += 1
         log.add(terms, window)
         bar.update()
-        better = _due(run.step, every) and _evaluate(run, log)
+        # A machine that is taken away does not wait for an evaluation.
+        better = _due(run.step, every) and not run.stopping and _evaluate(run, log)
         if better or _due(run.step, section.save_steps):
             saved = _save(run, better)
     log.flush()
@@ -146,18 +147,21 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
         )
     last = (out / "last").resolve()
     resuming = resume and last.exists()
+    _agreed(out, last.name if resuming else "nothing")
     if resuming and lora.is_full(m):
-        model = load.load(last, dtype=m.dtype)
+        model = load.load(last, dtype="float32" if sharding.trains_in_float32(accelerator) else m.dtype)
     else:
         model = load.base(m.base, m.family, m.codec, m.options, dtype=m.dtype, quantization=m.quantization)
     model.settings |= {"base": m.base, "base_options": m.options, "quantization": m.quantization}
     lora.apply(model, m)
+    if sharding.trains_in_float32(accelerator):  # before weights of a checkpoint come in, which are float32 too
+        lora.precise(model, m)
     speed.apply(model, recipe)
     if section.vision_cache:
         model.vision_cache = _vision_cache(model, section.vision_cache, accelerator)
     if section.gradient_checkpointing:
         model.recompute_activations()
-    module = Trainable(model, recipe.objectives, always_see=sharding.in_step(accelerator))
+    module = Trainable(model, recipe.objectives, in_step=sharding.in_step(accelerator))
     sources = Sources(recipe, model, accelerator.process_index, accelerator.num_processes)
     if told and accelerator.is_main_process:
         tqdm.write(before_training(recipe, accelerator, sources), file=sys.stderr)
@@ -180,13 +184,27 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
     return _Run(recipe, out, accelerator, model, module, opt, sources, state["step"], best=state.get("best"))
 
 
+def _agreed(out: Path, start: str) -> None:
+    """Refuse processes that would go on from different checkpoints: they train as one only from the same step.
+
+    Raises:
+        ConfigError: the run folder is not the same one on every machine.
+    """
+    starts = gather_object([start])
+    if len(set(starts)) > 1:
+        raise ConfigError(
+            f"{out}: processes find different checkpoints to resume from (got {', '.join(starts)}); put --out on a "
+            "folder that all machines share"
+        )
+
+
 def _vision_cache(model: UfoModel, gigabytes: float, accelerator: Accelerator) -> VisionCache:
     """Memory for what the tower says.
 
     Raises:
         ConfigError: the tower's output is no constant, or processes wait for each other in it.
     """
-    if sharding.in_step(accelerator):
+    if sharding.in_step(accelerator) is not None:
         raise ConfigError(
             "train.vision_cache: a process that knows its images would leave the tower out and let the others wait "
             f"(got {accelerator.distributed_type.value}); take the profile ddp, or set train.vision_cache: 0"

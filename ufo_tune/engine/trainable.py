@@ -12,7 +12,7 @@ from ufo_tune import plugins
 from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.errors import ConfigError
 from ufo_tune.models.ufo import UfoModel
-from ufo_tune.objectives._base import ObjectiveProtocol
+from ufo_tune.objectives._base import Calls, ObjectiveProtocol
 
 _BLANK = 64
 """Side of the picture shown where there is none, in pixels."""
@@ -62,21 +62,27 @@ class Trainable(nn.Module):
     Args:
         model: whose parameters train.
         options: objective -> its options.
-        always_see: run the vision tower on batches without images too. Where processes
-            exchange weights or gradients module by module, one that leaves the tower out lets the others wait for ever.
+        in_step: the most of a number over all processes, where they exchange weights or gradients module by module: one
+            that leaves a module out lets the others wait for ever. The vision tower then runs on batches without images
+            too, and objectives call the head equally often.
     """
 
-    def __init__(self, model: UfoModel, options: Mapping[str, Mapping[str, Any]], *, always_see: bool = False) -> None:
+    def __init__(
+        self, model: UfoModel, options: Mapping[str, Mapping[str, Any]], *, in_step: Calls | None = None
+    ) -> None:
         super().__init__()
         check_objectives(options)
         self.model = model
-        self._always_see = always_see
+        self._always_see = in_step is not None
         hf: Any = model.vlm.hf
         there = {type(module).__name__ for module in hf.modules()}  # a class may list layers of towers it could have
         self._no_split_modules = sorted(there & set(hf._no_split_modules or ()))  # what FSDP gathers at a time
         self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
             {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
         )
+        for objective in self.objectives.values():
+            if in_step is not None and hasattr(objective, "calls"):
+                setattr(objective, "calls", in_step)  # noqa: B010 - a module's type knows no functions
 
     def forward(self, batch: Batch) -> dict[str, LossTerm]:
         """All loss terms of a batch by name; no two objectives share one."""

@@ -53,7 +53,7 @@ class LocalSampler:
     def sample(self, states: Tensor) -> Tensor:
         """[Q, D] interpolated image states from [B, T, D]."""
         corners = states[self.row[:, None], self.cells]  # [Q, 4, D]
-        return torch.einsum("qc,qcd->qd", self.weights.to(states.dtype), corners)
+        return torch.einsum("qc,qcd->qd", self.weights.to(states.dtype), corners).to(states.dtype)  # autocast's is half
 
     def fill(self, embeds: Tensor, batch: Batch) -> Tensor:
         """The embed transform of layer 0: ``<LOCAL>`` embeddings become interpolated image features."""

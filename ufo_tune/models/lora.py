@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TrainableTokensConfig, get_peft_model
 
 from ufo_tune.config import ModelSection
@@ -51,6 +52,15 @@ def apply(model: UfoModel, section: ModelSection) -> PeftModel | None:
         raise ConfigError("model: nothing would train; set language, vision, projector or train_tokens")
     model.adapter = adapter
     return adapter
+
+
+def precise(model: UfoModel, section: ModelSection) -> None:
+    """Make what trains float32, and what does not as the recipe says; after ``apply``."""
+    hf: Any = model.vlm.hf
+    frozen = None if section.dtype == "auto" else getattr(torch, section.dtype)
+    for parameter in hf.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen or parameter.dtype)
 
 
 def _is_adapter(name: str) -> bool:

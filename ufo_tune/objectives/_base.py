@@ -12,6 +12,12 @@ from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
 Rerun = Callable[[Sequence[EmbedTransform]], ModelOutput]
 """A second pass over the same batch with more transforms of its input embeddings."""
 
+Calls = Callable[[int], int]
+"""How often this process would call a module of the model -> how often all do, where they must call equally often.
+
+An objective that calls one a number of times that depends on the batch has it as ``calls``; the loop replaces it.
+"""
+
 
 class ObjectiveProtocol(Protocol):
     """What the loop calls, as ``nn.Module``: heads of its own are sub-modules, trained and saved with the run."""

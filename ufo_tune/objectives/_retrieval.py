@@ -50,7 +50,7 @@ def summed(
             old, total = terms.get(name), weights[name] * term.total
             terms[name] = LossTerm(old.total + total, old.count + term.count) if old else LossTerm(total, term.count)
     if not terms:
-        zero = output.hidden.sum().float() * 0.0
+        zero = output.hidden[:0].float().sum()  # of nothing: a sum of all could overflow
         return {name: LossTerm(zero, zero.detach()) for name in weights}
     return terms
 

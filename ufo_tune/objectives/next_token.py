@@ -13,7 +13,7 @@ from ufo_tune.core.losses import token_cross_entropy
 from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
 from ufo_tune.errors import ConfigError
-from ufo_tune.objectives._base import Rerun
+from ufo_tune.objectives._base import Calls, Rerun
 
 TERMS = ("token",)
 
@@ -35,6 +35,7 @@ class Objective(nn.Module):
         self.weight = weight
         self.slot_weight = slot_weight
         self.rows = rows
+        self.calls: Calls = lambda own: own
 
     def before(self, batch: Batch) -> list[EmbedTransform]:
         """None."""
@@ -53,7 +54,9 @@ class Objective(nn.Module):
             term = token_cross_entropy(output.logits(states), wanted, mass, spend=True)
             return term.total, term.count
 
-        pieces = list(zip(*(values.split(self.rows) for values in (hidden, labels, weights)), strict=True))
+        parts = [values.split(self.rows) for values in (hidden, labels, weights)]
+        more = self.calls(len(parts[0])) - len(parts[0])
+        pieces = [*zip(*parts, strict=True), *[(hidden[:0], labels[:0], weights[:0])] * more]
         if len(pieces) == 1:
             done = [piece(*pieces[0])]
         else:
