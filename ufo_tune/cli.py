@@ -234,7 +234,9 @@ def _add_use(commands: _Commands) -> None:
     sub.add_argument("checkpoint", metavar="CKPT", type=Path, nargs="?", help="run, merged model, or prepared base")
     sub.add_argument("--suite", help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
     sub.add_argument("--limit", type=int, default=0, help="samples of each split (all)")
-    sub.add_argument("--out", type=Path, help="folder for the files (CKPT/eval; none for --compare)")
+    sub.add_argument(
+        "--out", type=Path, help="folder for the files (CKPT/eval; of ORG/NAME eval_NAME; none for --compare)"
+    )
     sub.add_argument(
         "--compare",
         type=Path,

@@ -301,7 +301,7 @@ def test_evaluation_killed_at_any_moment_scores_the_same(tmp_path):
 def scored(monkeypatch, *values: float) -> None:
     """Evaluations during training give these values, one after the other."""
     given = iter(values)
-    monkeypatch.setattr(loop, "evaluate", lambda *_args, **_kwargs: {"val": {"score": next(given), "other": 0.0}})
+    monkeypatch.setattr(loop, "evaluate", lambda *_args, **_kwargs: {"val": {"Acc@0.5": next(given), "other": 0.0}})
 
 
 def judged(best: str, **train: Any) -> Any:
@@ -315,7 +315,7 @@ NAN = float("nan")
 @pytest.mark.parametrize("save_steps", [2, 0], ids=["every save", "only better ones"])
 @pytest.mark.parametrize(
     ("best", "values"),
-    [("scenes_rec/val/score", (0.1, 0.9, NAN, 0.5)), ("-scenes_rec/val/score", (NAN, 0.1, 0.3, 0.2))],
+    [("scenes_rec/val/Acc@0.5", (0.1, 0.9, NAN, 0.5)), ("-scenes_rec/val/Acc@0.5", (NAN, 0.1, 0.3, 0.2))],
     ids=["highest", "lowest"],
 )
 def test_the_best_checkpoint_stays(tmp_path, monkeypatch, best, values, save_steps):
@@ -338,18 +338,18 @@ def test_the_best_checkpoint_is_found_by_a_run_that_died_before_it_counted(tmp_p
 
     monkeypatch.setattr(checkpoint, "point", dies)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(judged("scenes_rec/val/score"), out, progress=False)
+        loop.train(judged("scenes_rec/val/Acc@0.5"), out, progress=False)
     assert (out / "last").resolve().name == "checkpoint-2"
     monkeypatch.setattr(checkpoint, "point", real)
     scored(monkeypatch, 0.9, 0.2, 0.8)
-    loop.train(judged("scenes_rec/val/score"), out, resume=True, progress=False)
+    loop.train(judged("scenes_rec/val/Acc@0.5"), out, resume=True, progress=False)
     assert (out / "best").resolve().name == "checkpoint-4" and checkpoint.steps(out) == [4, 8]
 
 
 def test_a_best_that_no_protocol_gives_is_refused(tmp_path, monkeypatch):
     scored(monkeypatch, 0.1)
-    with pytest.raises(ConfigError, match=r"eval.best: no such value \(got 'scenes_rec/val/scoer'\).*val/score"):
-        loop.train(judged("scenes_rec/val/scoer"), tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match=r"eval.best: no such value \(got 'scenes_rec/val/Acc@0.6'\).*val/Acc@0.5"):
+        loop.train(judged("scenes_rec/val/Acc@0.6"), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match=r"'scenes_res/val/score' names no protocol of this section.*scenes_rec:val"):
         judged("scenes_res/val/score")
     with pytest.raises(ConfigError, match=r"'scenes_rec/score' needs protocol/split/metric"):

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from ufo_tune.config import Protocol, Recipe
 from ufo_tune.datasets.scenes import WORDS
 from ufo_tune.engine import checkpoint
+from ufo_tune.engine.check import check
 from ufo_tune.engine.load import load
 from ufo_tune.engine.predict import Predictor
 from ufo_tune.engine.sources import ask_protocol
 from ufo_tune.engine.train import train
-from ufo_tune.errors import ConfigError, ModelError
+from ufo_tune.errors import ConfigError, ModelError, UfoTuneError
 
 
 def recipe(**changes):
@@ -176,3 +177,20 @@ def test_a_protocol_asks_as_training_did_on_its_dataset(tmp_path):
     shared = {"task": "vqa", "splits": ("test",), "metric": "seg_iou", "template": "short_answer"}
     names = [ask_protocol(Protocol(dataset=d, **shared), model).template.name for d in ("jsonl", "scenes", "gqa")]
     assert names == ["scenes_vqa", "vqa", "short_answer"] and Predictor(model).asked("vqa").template.name == "vqa"
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"best": "scenes_rec/val/Acc"}, r"eval.best: no such value .*did you mean.*Acc@0.5"),
+        ({"protocols": ["scenes_rec:val", "own_masks:val"]}, r"train.jsonl|val.jsonl|own_masks|no such"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_before_the_first_step(tmp_path, monkeypatch, section, says):
+    monkeypatch.setenv("DATA", str(tmp_path / "none"))
+    plan = recipe(eval={"every": 3, "protocols": ["scenes_rec:val"], **section})
+    with pytest.raises(UfoTuneError, match=says):
+        train(plan, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UfoTuneError, match=says):
+        check(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from ufo_tune import cli
+from ufo_tune import cli, resources
 from ufo_tune.config import Protocol
 from ufo_tune.core import masks
 from ufo_tune.core.codec import Codec
@@ -19,7 +20,7 @@ from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import predictions, report
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.suites import parse_suites
-from ufo_tune.errors import ConfigError, EvalError
+from ufo_tune.errors import ConfigError, DataError, EvalError
 
 # sample i: IoU 1, of boxes 8x8 moved by (4, 4) 16/112, unreadable 0
 IOUS = [0 if i % 5 == 4 else 1 / 7 if i % 3 == 1 else 1 for i in range(7)]
@@ -283,3 +284,58 @@ def test_report_shows_ours_and_references_and_escapes(made, tmp_path):
     assert "made, test: sanity" in html and "by size and length" in html and "mean_IoU of all samples" in html
     assert "Someone 7B" in html and "a paper" in html and "0.900" in html and "0.714" in html
     assert "<script>" not in html and "runs/x &amp; y" in html
+
+
+def test_scores_of_an_earlier_call_stay_beside_new_ones(made, tmp_path, monkeypatch):
+    """One split, then another, then another protocol: all are there; another limit starts over."""
+    from ufo_tune.engine import evaluate as engine
+
+    Model, protocol = made
+    monkeypatch.setattr(engine, "load", lambda _: SimpleNamespace(to=lambda _: Model()))
+
+    def scored(name: str, limit: int = 0, **changes: object) -> dict[str, list[str]]:
+        monkeypatch.setattr(engine, "parse_suites", lambda _: {name: protocol(**changes)})
+        engine.evaluate_checkpoint("x", name, limit=limit, out=tmp_path / "out", progress=False)
+        document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert set(document["sanity"]) == set(document["protocols"])
+        return {k: list(v) for k, v in document["protocols"].items()}
+
+    assert scored("one") == {"one": ["test"]}
+    scored("one", splits=["val"])
+    own = json.loads((tmp_path / "out" / "one" / "metrics.json").read_text())
+    assert list(own["splits"]) == own["protocol"]["splits"] == list(own["sanity"]) == ["test", "val"]
+    assert scored("two", options={"count": 5}) == {"one": ["test", "val"], "two": ["test"]}
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"{shown}: sanity" in html for shown in ("one, test", "one, val", "two, test"))
+    assert scored("two", limit=3, options={"count": 5}) == {"two": ["test"]}
+
+
+def test_what_the_last_protocol_lacks_is_told_before_the_first_is_asked(made, tmp_path, monkeypatch):
+    from ufo_tune.engine import evaluate as engine
+
+    Model, protocol = made
+    lacking = protocol(dataset="jsonl", task="res", template="", root=str(tmp_path / "none"), metric="seg_iou")
+    monkeypatch.setattr(engine, "parse_suites", lambda _: {"one": protocol(), "two": lacking})
+    model = Model()
+    monkeypatch.setattr(engine, "load", lambda _: SimpleNamespace(to=lambda _: model))
+    with pytest.raises(DataError, match="none"):
+        engine.evaluate_checkpoint("x", "one,two", out=tmp_path, progress=False)
+    assert model.batches == []
+
+
+def test_protocols_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(resources.locate("eval", "scenes_rec"), tmp_path / folder / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"two protocols are called mine \(got .*a/mine.yaml and .*b/mine.yaml\)"):
+        parse_suites(f"{tmp_path}/a/mine.yaml:test,{tmp_path}/b/mine.yaml:val")
+
+
+def test_scores_of_a_published_model_lie_beside_no_folder_of_its_name(made, tmp_path, monkeypatch, capsys):
+    from ufo_tune.engine import evaluate as engine
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "parse_suites", lambda _: {"one": made[1]()})
+    monkeypatch.setattr(engine, "load", lambda _: SimpleNamespace(to=lambda _: made[0]()))
+    assert cli.main(["eval", "org/name", "--suite", "one"]) == 0
+    assert (tmp_path / "eval_name" / "report.html").is_file() and not (tmp_path / "org").exists()

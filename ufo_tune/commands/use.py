@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from ufo_tune import plugins
@@ -23,7 +24,8 @@ def evaluate(args: Namespace) -> None:
         raise ConfigError("eval: needs a checkpoint and --suite NAME, or --compare A B; see ufo-tune eval --help")
     from ufo_tune.engine.evaluate import evaluate_checkpoint
 
-    out = args.out or args.checkpoint / "eval"
+    # A published model has no folder here, and one of its name would be taken for it the next time.
+    out = args.out or (args.checkpoint / "eval" if args.checkpoint.is_dir() else Path(f"eval_{args.checkpoint.name}"))
     evaluate_checkpoint(args.checkpoint, args.suite, limit=args.limit, out=out, progress=not args.json)
     if os.environ.get("RANK", "0") == "0":
         text = (out / "metrics.json").read_text(encoding="utf-8")

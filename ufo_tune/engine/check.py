@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ufo_tune.data.images import sample_image
 from ufo_tune.data.open import find_dataset, open_dataset
 from ufo_tune.engine.load import EMBEDDED
 from ufo_tune.engine.room import before_anything
-from ufo_tune.engine.sources import Asked, ask, dataset_task, open_entries, steps
+from ufo_tune.engine.sources import Asked, ask, ask_protocol, dataset_task, open_entries, steps
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.tiling import check_tiling
 from ufo_tune.engine.trainable import check_objectives
@@ -47,6 +48,7 @@ def check(recipe: Recipe) -> list[str]:
         lines += _first(f"data.mixture.{number}", asked, samples, codec, np.random.default_rng(recipe.train.seed))
         steps(entry, samples, None, f"data.mixture.{number}")  # refuses options that the samples cannot serve
     lines += left_out
+    check_best(recipe)
     for name, protocol in _suites(recipe).items():
         lines += check_protocol(protocol, codec, f"eval {name}")
     return [*lines, *_memory(recipe)]
@@ -87,15 +89,40 @@ def _suites(recipe: Recipe, *, keep_unset: bool = False) -> dict[str, Protocol]:
     return parse_suites(recipe.eval.protocols, keep_unset=keep_unset) if recipe.eval.protocols else {}
 
 
-def check_protocol(protocol: Protocol, codec: Codec, where: str) -> list[str]:
+def check_best(recipe: Recipe) -> None:
+    """Refuse an ``eval.best`` that no evaluation of the recipe will give.
+
+    Raises:
+        ConfigError: there is no such value.
+    """
+    if not recipe.eval.best:
+        return
+    values = [
+        f"{name}/{split}/{value}"
+        for name, protocol in _suites(recipe, keep_unset=True).items()
+        for split in protocol.splits
+        for value in plugins.find("metrics", protocol.metric).Metric(**protocol.metric_options).compute()
+    ]
+    if recipe.eval.best.removeprefix("-") not in values:
+        raise ConfigError(
+            f"eval.best: no such value (got {recipe.eval.best!r}); {plugins.did_you_mean(recipe.eval.best, values)}"
+        )
+
+
+def check_protocol(protocol: Protocol, codec: Codec, where: str, model: Any = None) -> list[str]:
     """What an evaluation resolves to: task, template, metric, and the first sample of every split.
 
+    Args:
+        protocol: what is asked.
+        codec: of the model.
+        where: for messages.
+        model: whose wordings are used; None: the protocol's own.
     Raises:
         ConfigError: an unknown name or option.
         DataError: a dataset that cannot be opened.
     """
     plugins.check_options(f"{where}: metric", plugins.find("metrics", protocol.metric).Metric, protocol.metric_options)
-    asked = ask(protocol.task, protocol.template, protocol.task_options)
+    asked = ask_protocol(protocol, model)
     check_tiling(protocol.tiling, asked, f"{where}: tiling")
     lines = []
     for split in protocol.splits:

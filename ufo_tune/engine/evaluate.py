@@ -31,6 +31,7 @@ from ufo_tune.data.open import open_dataset
 from ufo_tune.engine import predictions, report
 from ufo_tune.engine.analysis import analyse
 from ufo_tune.engine.answering import Answering, batched, grouped
+from ufo_tune.engine.check import check_protocol
 from ufo_tune.engine.load import load
 from ufo_tune.engine.predictions import PredictionLog, claim, fingerprint
 from ufo_tune.engine.sanity import Line
@@ -60,7 +61,7 @@ def evaluate(
         DataError: the data cannot be read.
         EvalError: predictions cannot be scored, or ``out`` holds those of other weights or another protocol.
     """
-    results, _ = _evaluate(model, protocol, limit, out, progress)
+    results = _evaluate(model, protocol, limit, out, progress)
     _release({out: protocol} if out else {})
     return results
 
@@ -85,20 +86,23 @@ def evaluate_checkpoint(
     protocols = parse_suites(suites)
     state = _processes()
     model = load(path).to(state.device)
-    results: dict[str, Results] = {}
-    sanity: dict[str, Sanity] = {}
-    for name, protocol in protocols.items():
-        results[name], sanity[name] = _evaluate(model, protocol, limit, out and out / name, progress)
+    for name, protocol in protocols.items():  # what the last one lacks is told before the first one is asked
+        check_protocol(protocol, model.codec, f"eval {name}", model)
+    results = {n: _evaluate(model, p, limit, out and out / n, progress) for n, p in protocols.items()}
     if out is not None and state.is_main_process:
         origin = {"checkpoint": str(path), "weights": fingerprint(model), "limit": limit}
-        _write(out, origin | {"protocols": results, "sanity": _plain(sanity)})
-        report.write_evaluation(out, str(path), {n: out / n for n in protocols})
+        scored = {n: _before(out / n) for n in protocols}  # with splits of earlier calls
+        found = {"protocols": {n: d["splits"] for n, d in scored.items()}}
+        found |= {"sanity": {n: d["sanity"] for n, d in scored.items()}}
+        document = _added(_before(out), origin, found)
+        _write(out, document)
+        report.write_evaluation(out, str(path), {n: out / n for n in document["protocols"]})
     # Only now: killed in the last protocol, it must not ask the first one again.
     _release({out / n: p for n, p in protocols.items()} if out else {})
     return results
 
 
-def _evaluate(model: Any, protocol: Protocol, limit: int, out: Path | None, progress: bool) -> tuple[Results, Sanity]:
+def _evaluate(model: Any, protocol: Protocol, limit: int, out: Path | None, progress: bool) -> Results:
     """``evaluate`` without the last word: a later call with the same ``out`` goes on with what is there."""
     asked = ask_protocol(protocol, model)
     metric = plugins.find("metrics", protocol.metric).Metric
@@ -118,10 +122,8 @@ def _evaluate(model: Any, protocol: Protocol, limit: int, out: Path | None, prog
         if training:
             model.train()
     if out is not None and state.is_main_process:
-        document = protocol.model_dump(mode="json")
-        found = {"limit": limit, "splits": results, "sanity": _plain(run.sanity)}
-        _write(out, run.origin() | {"protocol": document} | found)
-    return results, run.sanity
+        _write(out, run.document(out, limit, results))
+    return results
 
 
 @dataclass(slots=True)
@@ -143,6 +145,15 @@ class _Run:
         codec = self.model.codec.to_dict()
         made_by = {"weights": self.weights, "codec": codec, "ufo_tune": __version__}
         return {"protocol": document, "template": template, **made_by}
+
+    def document(self, out: Path, limit: int, results: Results) -> dict[str, Any]:
+        """``metrics.json``: these splits, and those that were scored there before in the same way."""
+        origin = {**self.origin(), "limit": limit}
+        before = _before(out)
+        before["protocol"] = {k: v for k, v in before.get("protocol", {}).items() if k in origin["protocol"]}
+        document = _added(before, origin, {"splits": results, "sanity": _plain(self.sanity)})
+        document["protocol"] = self.protocol.model_dump(mode="json") | {"splits": list(document["splits"])}
+        return document
 
     def split(self, split: str, limit: int, folder: Path | None) -> dict[str, float]:
         """Predict and score one split; every process returns the same values but ``seconds``."""
@@ -219,6 +230,22 @@ def _plain(sanity: Any) -> Any:
     if isinstance(sanity, list):
         return [_plain(value) for value in sanity]
     return {key: _plain(value) for key, value in sanity.items()}
+
+
+def _added(before: Mapping[str, Any], origin: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found, beside what a document of the same origin already holds."""
+    same = all(before.get(k) == v for k, v in origin.items())
+    return {**origin, **{k: {**before[k], **v} if same else v for k, v in found.items()}}
+
+
+def _before(out: Path) -> dict[str, Any]:
+    """``metrics.json`` of an earlier call, or nothing."""
+    path = out / "metrics.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise EvalError(f"{path}: cannot be read ({error}); delete it, predictions beside it stay") from error
+    return found
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:

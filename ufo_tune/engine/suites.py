@@ -24,16 +24,19 @@ def parse_suites(suites: str | Sequence[str], *, keep_unset: bool = False) -> di
     """``name:split,name`` as protocols by name, each with the splits asked for; see ``Protocol.load``.
 
     Raises:
-        ConfigError: no such protocol or split, or none at all.
+        ConfigError: no such protocol or split, none at all, or two of one name.
     """
     parts = suites.split(",") if isinstance(suites, str) else suites
     splits: dict[str, list[str]] = {}
     protocols: dict[str, Protocol] = {}
+    files: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in parts)):
         name, _, split = part.partition(":")
         protocol, key = Protocol.load(name, keep_unset=keep_unset), Path(name).stem
         if split and split not in protocol.splits:
             raise ConfigError(f"{name}: no such split (got {split!r}); {plugins.did_you_mean(split, protocol.splits)}")
+        if files.setdefault(key, name) != name:
+            raise ConfigError(f"suite: two protocols are called {key} (got {files[key]} and {name}); rename a file")
         protocols[key] = protocol
         splits.setdefault(key, []).extend([split] if split else protocol.splits)
     if not protocols:

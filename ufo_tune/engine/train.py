@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.engine import checkpoint, load, sharding, speed
+from ufo_tune.engine.check import check_best, check_protocol
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.optim import factor, optimizer, set_lr
 from ufo_tune.engine.preemption import Notice, noticed
@@ -136,6 +137,7 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
     if (out / "last").exists() and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
     check_objectives(recipe.objectives, (entry.task for entry in recipe.data.mixture))  # before weights are loaded
+    check_best(recipe)
     accelerator = sharding.start(section, out)
     set_seed(section.seed)
     m = recipe.model
@@ -168,6 +170,9 @@ def _start(recipe: Recipe, out: Path, resume: bool, *, told: bool) -> _Run:
     model.settings["templates"] = {**model.templates, **sources.templates()}
     model.settings["dataset_templates"] = {**model.dataset_templates, **sources.dataset_templates()}
     model.settings["task_options"] = {**model.task_options, **recipe.tasks}
+    if recipe.eval.every:  # what cannot be evaluated is told now, not after hours
+        for name, protocol in parse_suites(recipe.eval.protocols).items():
+            check_protocol(protocol, model.codec, f"eval {name}", model)
     opt = optimizer(model, module.objectives, section)
     state: dict[str, Any] = checkpoint.resume(last, model, module.objectives) if resuming else {"step": 0}
     module, opt = sharding.prepare(accelerator, section, module, opt)

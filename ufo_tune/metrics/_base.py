@@ -32,7 +32,7 @@ class MetricLike(Protocol):
     def compute(self) -> dict[str, float]:
         """Values by name, always with ``n`` (samples) and ``invalid`` (answers that could not be read).
 
-        Other counts are called ``n_...``, see ``is_count``.
+        Other counts are called ``n_...``, see ``is_count``. Without any sample there are the same names.
         """
 
 
