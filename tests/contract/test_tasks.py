@@ -200,6 +200,24 @@ def test_what_is_invalid(name, text, invalid):
         assert found.masks is None or masks.area(found.masks).tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says", "boxes"),
+    [
+        ("rec", "It is <box>1,2,30,40</box>.", "It is <bbox>.", 1),
+        ("rec", "<box>1,2</box><box>1,2,30,40</box><box>2,2,3,4</box>", "<bbox><bbox>", 2),  # what can be read
+        ("rec", "<box>1,2,3</box>", "", 1),
+        ("rec", "There is no such object.", "There is no such object.", 0),
+        ("res", "It is <MASK><MASK><MASK><MASK>.", "It is <mask>.", 1),
+        ("depth", "<DEPTH><DEPTH><DEPTH><DEPTH>", "", 0),
+        ("normals", "<DEPTH>" * 12, "", 0),
+    ],
+)
+def test_words_hold_placeholders_and_no_bins(name, text, says, boxes):
+    codec = Codec(num_bins=100, slot_side=2)
+    found = plugins.find("tasks", name).decode(words([text], codec, False), sample_of(name), codec)
+    assert found.text == says and len(found.boxes) == boxes
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in (*GRID, *WHOLE, "caption", "conversation")])
 def test_packing_puts_the_question_into_the_answer(name, codec):
     task, sample = plugins.find("tasks", name), sample_of(name)

@@ -6,6 +6,7 @@ The model is random; its answers are readable all the same, because predict writ
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -17,6 +18,8 @@ from PIL import Image
 from tests import tiny
 from ufo_tune import cli
 from ufo_tune.core import masks
+from ufo_tune.engine.predict import arguments_for
+from ufo_tune.models.ufo import CONFIG_NAME
 
 QUESTIONS = {
     "rec": ["--text", "the red ball"],
@@ -92,11 +95,76 @@ def test_every_kind_of_picture_gives_json_and_overlay(
         assert row["image"] == str(file) and row["size"] == [height, width], file
         ((x0, y0, x1, y1),) = row["boxes"]
         assert 0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height, file
-        assert row["answer"].startswith("<box>") and row["answer"].endswith("</box>")
+        assert row["answer"] == "<bbox>"
         with Image.open(row["overlay"]) as overlay:
             assert overlay.format == "PNG" and overlay.mode == "RGB"
         (written,) = [p for p in out.glob("*.json") if json.loads(p.read_text("utf-8"))["image"] == str(file)]
         assert json.loads(written.read_text("utf-8")) == row
+
+
+def _taught(checkpoint: Path, folder: Path, *tasks: str) -> Path:
+    """The same model, told that it learnt some tasks."""
+    shutil.copytree(checkpoint, folder)
+    config = folder / CONFIG_NAME
+    settings = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps(settings | {"templates": {task: task for task in tasks}}), "utf-8")
+    return folder
+
+
+def _line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """What ``predict`` says of its only picture, and on stderr."""
+    assert cli.main(["predict", *arguments]) == 0
+    printed = capsys.readouterr()
+    return printed.out.strip().partition("  -> ")[0].partition(": ")[2], printed.err
+
+
+def test_a_line_for_people_has_pixels_and_files_and_no_bins(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = _file(tmp_path, "good.png"), tmp_path / "out"
+    model = _taught(checkpoint, tmp_path / "taught", "rec", "depth", "normals", "semantic_segmentation", "detection")
+
+    def said(*question: str) -> str:
+        line, warnings = _line([str(model), str(file), *question, "--out", str(out)], capsys)
+        assert "warning: " not in warnings
+        return line
+
+    answer = said("--task", "rec", "--text", "the ball")
+    (box,) = json.loads((out / "good.json").read_text("utf-8"))["boxes"]
+    assert json.loads(answer) == [round(v) for v in box]
+    for task, name in (("depth", "depth"), ("normals", "normals"), ("semantic_segmentation", "labels")):
+        classes = ["--classes", "red,circle"] if name == "labels" else []
+        assert said("--task", task, *classes) == str(out / f"good.{name}.png")
+    found = said("--task", "detection", "--classes", "red")
+    boxes = json.loads((out / "good.json").read_text("utf-8"))["boxes"]
+    seen = sum(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in boxes)  # random weights write flat ones, too
+    assert found == {0: "no box", 1: "1 box"}.get(seen, f"{seen} boxes")
+
+
+def test_a_task_that_was_not_learnt_is_refused_and_a_base_warns(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, model = _file(tmp_path, "good.png"), _taught(checkpoint, tmp_path / "taught", "res", "depth")
+    question = ["--task", "rec", "--text", "the ball", "--out", str(tmp_path / "out")]
+    assert cli.main(["predict", str(model), str(file), *question]) == 2
+    error = capsys.readouterr().err
+    assert "has not learnt rec (got a model of depth, res)" in error and not (tmp_path / "out").exists()
+    _, warnings = _line([str(checkpoint), str(file), *question], capsys)
+    assert f"warning: predict: {checkpoint} is a base that has learnt no task" in warnings
+
+
+@pytest.mark.parametrize(
+    ("task", "asked"),
+    [
+        ("res", "--task res --text PHRASE"),
+        ("vqa", "--task vqa --text QUESTION"),
+        ("detection", "--task detection --classes NAME,NAME"),
+        ("depth", "--task depth"),
+        (None, ""),
+    ],
+)
+def test_the_next_step_asks_for_what_was_learnt(checkpoint: Path, tmp_path: Path, task: str | None, asked: str) -> None:
+    assert arguments_for(_taught(checkpoint, tmp_path / "taught", *([task] if task else []))) == asked
 
 
 @pytest.mark.parametrize("task", QUESTIONS)

@@ -19,8 +19,10 @@ from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import predictions, report
 from ufo_tune.engine.evaluate import evaluate
+from ufo_tune.engine.predictions import cases
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.errors import ConfigError, DataError, EvalError
+from ufo_tune.plugins import find
 
 # sample i: IoU 1, of boxes 8x8 moved by (4, 4) 16/112, unreadable 0
 IOUS = [0 if i % 5 == 4 else 1 / 7 if i % 3 == 1 else 1 for i in range(7)]
@@ -103,6 +105,8 @@ def test_files(made, tmp_path):
     assert [r["source"] for r in rows] == [f"made/test#{i}" for i in range(7)]
     assert rows[4]["answers"] == ["no idea"] and rows[4]["invalid"] == 1
     assert rows[0]["boxes"] == [[0, 0, 8, 8]]
+    samples = find("datasets", "made_eval.boxes").load("", "test", task="made_eval.point")
+    assert [case.answers for case in cases(samples, out / "test", [0, 4])] == [(), ("no idea",)]
     assert (rows[0]["said"], rows[0]["malformed"]) == (1, 0)
     assert document["codec"] == Codec().to_dict()
     assert not (out / "test" / "unfinished.json").exists()

@@ -20,6 +20,18 @@ def test_cut_joins_to_the_text() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "boxes", "says"),
+    [
+        ("only words", [], "only words"),
+        ("<bbox>", [[15.4, 9.6, 56, 51]], "[15, 10, 56, 51]"),
+        ("<mask> by <bbox>, <bbox>", [[0] * 4, [1, 2, 3, 4]], "<mask> by [1, 2, 3, 4], <bbox>"),  # in their order
+    ],
+)
+def test_located_says_boxes_in_pixels(text: str, boxes: list[list[float]], says: str) -> None:
+    assert placeholders.located(text, boxes) == says
+
+
+@pytest.mark.parametrize(
     ("text", "says", "boxes", "ok"),
     [
         ("only words", "only words", 0, True),

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests import tiny
 from ufo_tune.api import Result
+from ufo_tune.api.messages import to_sample
 from ufo_tune.api.pipeline import plain
 from ufo_tune.core import masks
 from ufo_tune.core.types import Prediction, Sample
@@ -52,6 +53,25 @@ def test_arrays_are_in_pixels_of_the_picture() -> None:
     np.testing.assert_array_equal(found.masks, bitmaps())
     assert found.labels == ["plate", "cup", "cup"] and found.found.tolist() == [True, True, False]
     assert phrase().labels == ["the bus"] and phrase().masks is None
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "given"),
+    [
+        ("At <bbox>.", [[10, 5, 30, 15]], [[10, 5, 30, 15]]),
+        ("There is no such object.", [[0, 0, 0, 0]], []),
+        ("<mask> and <mask>", [[10, 5, 30, 15]], [[10, 5, 30, 15], [0, 0, 0, 0]]),  # task res keeps the first
+    ],
+)
+def test_a_message_has_a_box_for_each_place_that_chat_can_take(
+    text: str, boxes: list[list[float]], given: list[list[float]]
+) -> None:
+    found = Prediction(torch.tensor(boxes, dtype=torch.float32), None, torch.ones(len(boxes)), text=text)
+    said = Result(Sample(tiny.image(), (40, 56), "rec", text="the bus"), found).message
+    assert said["boxes"] == given
+    question, follow = ({"role": "user", "content": words} for words in ("Where is it?", "And then?"))
+    sample = to_sample([question, said, follow], "conversation", tiny.image())
+    assert sample.history == (("Where is it?", text),)
 
 
 def test_above_leaves_out_what_is_less_sure() -> None:

@@ -35,7 +35,7 @@ def scenes(task: str) -> list[Sample]:
 def case(sample: Sample, prediction: Prediction, texts: Sequence[str] = ("x",), codec: Codec = CODEC) -> Case:
     """As the evaluator reads it back from the disk."""
     row = json.loads(json.dumps(to_row(sample, prediction, texts, codec)))
-    return Case(sample, from_row(row), row["said"], row["malformed"])
+    return Case(sample, from_row(row), row["said"], row["malformed"], tuple(row.get("answers", ())))
 
 
 def looked(cases: Sequence[Case], metric: str, codec: Codec = CODEC, **options: object) -> dict[str, sanity.Line]:

@@ -16,6 +16,7 @@ from PIL import ImageShow
 
 from ufo_tune import show
 from ufo_tune.core import masks as rle
+from ufo_tune.core import placeholders
 from ufo_tune.core.types import Prediction, Rle, Sample
 from ufo_tune.engine import predict
 from ufo_tune.errors import ConfigError
@@ -109,8 +110,11 @@ class Result:
 
     @property
     def message(self) -> dict[str, Any]:
-        """The answer as a message of ``Model.chat``."""
-        return {"role": "assistant", "content": self.text, "boxes": self.boxes.tolist()}
+        """The answer as a message of ``Model.chat``, with a box for each place in its words."""
+        places = len(placeholders.found(self.text))
+        # An answer that points at nothing may hold a box of zeros all the same, and one with several masks only one.
+        boxes = [*self.boxes.tolist(), *([0.0] * 4 for _ in range(places))][:places]
+        return {"role": "assistant", "content": self.text, "boxes": boxes}
 
     def above(self, score: float) -> Result:
         """The same answer without the objects that are less sure than ``score``."""

@@ -29,6 +29,7 @@ def arguments(sub: ArgumentParser) -> None:
 
 def publish(args: Namespace) -> None:
     """Upload, or say what would be."""
+    from ufo_tune.commands.work import print_first_question
     from ufo_tune.engine.publish import publish
 
     done = publish(
@@ -47,4 +48,4 @@ def publish(args: Namespace) -> None:
         print(f"\nREADME.md:\n\n{done.card}\nnothing was uploaded; without --dry-run it goes to {args.repo}")
     else:
         print(f"{'updated' if done.existed else 'published'}: {done.url}")
-        print(f"next: ufo-tune predict {args.repo} PHOTO --task rec --text PHRASE")
+        print_first_question(args.folder, args.repo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,23 @@ def predict(args: Namespace) -> None:
         tile=args.tile,
         out=args.out,
         progress=not args.json,
+        warn=lambda line: print(f"warning: {line}", file=sys.stderr),
     )
     if args.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     for row in [] if args.json else rows:
-        found = f"{len(row['boxes'])} boxes" if row["boxes"] else "no box"
-        print(f"{row['image']}: {row['answer'] or found}  -> {row['overlay']}")
+        print(f"{row['image']}: {_told(row)}  -> {row['overlay']}")
+
+
+def _told(row: dict[str, Any]) -> str:
+    """One answer in a line: its words, with boxes in pixels; the files of its maps; or how many boxes were found."""
+    from ufo_tune.core import placeholders
+
+    maps = [row[name] for name in ("depth", "label_map", "normals") if name in row]
+    count = sum(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in row["boxes"])
+    found = f"{count or 'no'} box{'es' if count > 1 else ''}"
+    said = placeholders.located(row["answer"], row["boxes"]) or ", ".join(maps) or found
+    return said + (f" ({row['invalid']} unreadable)" if row["invalid"] else "")
 
 
 def names(text: str) -> tuple[str, ...]:

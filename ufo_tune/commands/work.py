@@ -40,7 +40,15 @@ def import_ufo(args: Namespace) -> None:
         f"imported: {args.out}; {found['keys']} keys, of which {found['lora']} are LoRA factors and {found['ignored']} "
         f"no weights; {found['from_base']} parameters from the base"
     )
-    print(f"next: ufo-tune predict {args.out} PHOTO --task rec --text PHRASE")
+    print_first_question(args.out, str(args.out))
+
+
+def print_first_question(folder: Path, name: str) -> None:
+    """``next: ufo-tune predict ...`` for the model in a folder, asked by name; nothing where it learnt no task."""
+    from ufo_tune.engine.predict import arguments_for
+
+    if asked := arguments_for(folder):
+        print(f"next: ufo-tune predict {name} PHOTO {asked}")
 
 
 def _given(args: Namespace, *sections: str) -> dict[str, dict[str, Any]]:
@@ -72,7 +80,7 @@ def merge(args: Namespace) -> None:
     differences = merge(args.checkpoint, args.out)
     print(f"merged: {args.out}; reloaded and compared, largest relative difference of logits:")
     print("  ".join(f"{name} {value:.2g}" for name, value in differences.items()))
-    print(f"next: ufo-tune predict {args.out} PHOTO --task rec --text PHRASE")
+    print_first_question(args.out, str(args.out))
 
 
 def check(args: Namespace) -> None:

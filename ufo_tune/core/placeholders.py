@@ -2,6 +2,7 @@
 
     cut("it is <bbox>, see <mask>")                              # ["it is ", "<bbox>", ", see ", "<mask>"]
     read("it is <box>1,2,3,4</box>, see <MASK>...<MASK>", codec)  # the same words again, and the box
+    located("it is <bbox>", [[15.2, 10, 56, 51]])                # "it is [15, 10, 56, 51]"
 
 Data and predictions hold placeholders; only what the model sees and writes holds the codec's tokens.
 """
@@ -9,6 +10,7 @@ Data and predictions hold placeholders; only what the model sees and writes hold
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ufo_tune.core import answers
@@ -40,6 +42,18 @@ def cut(text: str) -> list[str]:
 def found(text: str) -> list[str]:
     """The placeholders of a text, in order."""
     return _ANY.findall(text)
+
+
+def located(text: str, boxes: Sequence[Sequence[float]]) -> str:
+    """The words with each ``<bbox>`` as the pixels of its box, for people.
+
+    Args:
+        text: with placeholders.
+        boxes: xyxy pixels, one for each of them in their order; a ``<bbox>`` beyond them stays as it is.
+    """
+    given = iter(boxes)
+    pieces = [(piece, next(given, None) if piece in (BOX, MASK) else None) for piece in cut(text)]
+    return "".join(p if p != BOX or box is None else f"[{', '.join(f'{v:.0f}' for v in box)}]" for p, box in pieces)
 
 
 def read(text: str, codec: Codec) -> Read:

@@ -89,7 +89,7 @@ def picture(answer: Answer) -> str:
 def words(answer: Answer, codec: Codec, history: Sequence[Turn] = ()) -> str:
     """What was said: earlier turns, the question and the answer's words; where it has none, what was found."""
     sample, prediction = answer.sample, answer.prediction
-    span = f"{re.escape(codec.box_open)}.*?{re.escape(codec.box_close)}"  # tasks without words keep theirs as they are
+    span = f"{re.escape(codec.box_open)}.*?{re.escape(codec.box_close)}"  # vqa and captions keep theirs as they are
     plain = re.sub(span, placeholders.BOX, prediction.text, flags=re.DOTALL)
     spoken = _marked(re.sub("|".join(map(re.escape, codec.special_tokens)), "", plain))
     said = spoken or clean(_found(sample, prediction))

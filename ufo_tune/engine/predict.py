@@ -12,7 +12,7 @@ What goes in is a file or pixels, what comes out is pixels of that picture; bins
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from PIL import ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ufo_tune import show
+from ufo_tune import plugins, show, templates
 from ufo_tune.config import DecodeSection, TilingSection
 from ufo_tune.core.images import image_size
 from ufo_tune.core.types import Image, Prediction, Sample, Targets
@@ -33,10 +33,13 @@ from ufo_tune.engine.load import load
 from ufo_tune.engine.map_files import write_maps
 from ufo_tune.engine.predictions import to_row
 from ufo_tune.engine.sources import Asked, ask, trained_wording
-from ufo_tune.errors import ConfigError, DataError
+from ufo_tune.errors import ConfigError, DataError, ModelError
+from ufo_tune.models.ufo import read_settings
 
 DECODE = DecodeSection(max_new_tokens=128, constrained=True, batch_size=4)
 """Room for a caption; answers with boxes and masks end long before, and can always be read."""
+_ARGUMENTS = {"phrase": "--text PHRASE", "question": "--text QUESTION", "classes": "--classes NAME,NAME"}
+"""Field of a question -> what the command line gives for it."""
 _SMALL, _LARGE = 512, 1600
 """Overlays of smaller pictures are enlarged, those of larger ones shrunk, to this long side in pixels."""
 _TOGETHER = 16
@@ -194,6 +197,7 @@ def predict_files(
     tile: int = 0,
     out: Path,
     progress: bool = True,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Ask the same question about files; write ``<name>.json`` and ``<name>.overlay.png`` for each as it is answered.
 
@@ -206,19 +210,29 @@ def predict_files(
         tile: side in pixels of the tiles that are asked about one by one; 0: every picture is seen whole.
         out: folder, made where it is not there.
         progress: show a bar.
+        warn: told that a base has learnt no task at all, so that its answers mean nothing.
     Returns:
         What was written as JSON, one for each image: ``boxes`` xyxy in pixels, ``masks`` as COCO run lengths with
-        ``counts`` as text, ``scores``, ``labels`` as names, ``answer`` in words, the ``overlay``'s path, and those of
-        ``map_files.write_maps`` where the answer is depth, normals or a label map.
+        ``counts`` as text, ``scores``, ``labels`` as names, ``answer`` in words (``<bbox>`` and ``<mask>`` stand
+        for its objects), the ``overlay``'s path, and those of ``map_files.write_maps`` where the answer is depth,
+        normals or a label map.
     Raises:
         ConfigError: no images, unknown task.
         DataError: a picture cannot be read (known of most before the model is loaded), or the question is empty.
-        ModelError: no such model, or a damaged one.
+        ModelError: no such model, a damaged one, or one that learnt other tasks.
     """
     if not images:
         raise ConfigError("predict: no images (got none); give one file at least")
     samples = [to_sample(file, task, text, classes) for file in images]
     predictor = Predictor(path, tiling=TilingSection(side=tile) if tile else None)
+    learnt = sorted(predictor.model.templates)
+    if learnt and task not in learnt:
+        raise ModelError(
+            f"predict: {path} has not learnt {task} (got a model of {', '.join(learnt)}); ask for one of its tasks, or "
+            f"train it on {task}"
+        )
+    if not learnt:
+        warn(f"predict: {path} is a base that has learnt no task: its answers mean nothing; train it first")
     asked = predictor.asked(task)
     # All ask the same: a question that cannot be asked is refused here, before a bar or folder is there.
     asked.task.encode(samples[0], asked.template, predictor.model.codec, None)
@@ -234,6 +248,22 @@ def predict_files(
         (out / f"{name}.json").write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         rows.append(row)
     return rows
+
+
+def arguments_for(folder: Path) -> str:
+    """The arguments of ``ufo-tune predict`` for the first task that a model learnt; empty where it learnt none.
+
+    Args:
+        folder: of the model.
+    Raises:
+        ModelError: it is not one of ours.
+    """
+    learnt: dict[str, templates.Wording] = read_settings(folder).get("templates", {})
+    for task, wording in learnt.items():
+        template = templates.load(wording or plugins.find("tasks", task).TEMPLATE)
+        given = [argument for field, argument in _ARGUMENTS.items() if template.asks(field)]
+        return " ".join(["--task", task, *given])
+    return ""
 
 
 def to_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def to_row(
     Args:
         sample: what was asked.
         prediction: what was understood.
-        answers: the model's own words. They are counted (``said``), and kept where some of them could not be read.
+        answers: the model's own words. They are counted (``said``), and kept where some of them could not be read, and
+            where the only one has boxes: ``readings`` looks at their bins, which nobody else sees.
         codec: how they should be written; with it those whose boxes are out of range or torn, or whose slot tokens do
             not add up, are counted too (``malformed``).
     """
@@ -70,7 +71,8 @@ def to_row(
         row["said"] = len(answers)
     if answers and codec is not None:
         row["malformed"] = sum(not parse(text, codec).ok for text in answers)
-    if answers and prediction.invalid:
+    alone = codec is not None and len(answers) == 1 and bool(parse(answers[0], codec).boxes)
+    if answers and (prediction.invalid or alone):
         row["answers"] = list(answers)
     return row
 
@@ -105,13 +107,15 @@ def fingerprint(model: nn.Module) -> str:
 class Case:
     """A sample and what was said about it, read back.
 
-    ``said`` answers were given, of which ``malformed`` broke the form of boxes or slots (see ``to_row``).
+    ``said`` answers were given, of which ``malformed`` broke the form of boxes or slots; ``answers`` are those
+    that were kept (see ``to_row``).
     """
 
     sample: Sample
     prediction: Prediction
     said: int = 1
     malformed: int = 0
+    answers: tuple[str, ...] = ()
 
 
 class Stored(Mapping[str, dict[str, Any]]):
@@ -195,7 +199,8 @@ def cases(samples: Samples, folder: Path, indices: Iterable[int]) -> Iterator[Ca
         if sample.source not in stored:
             raise EvalError(f"{folder / FILE}: has no prediction (got none of {sample.source}); evaluate again")
         row = stored[sample.source]
-        yield Case(sample, from_row(row), row.get("said", 1), row.get("malformed", 0))
+        kept = tuple(row.get("answers", ()))
+        yield Case(sample, from_row(row), row.get("said", 1), row.get("malformed", 0), kept)
 
 
 def join(folder: Path, order: Sequence[str]) -> None:

@@ -79,11 +79,11 @@ def _boxes(case: Case, codec: Codec) -> dict[str, float]:
 
 
 def _written(case: Case, codec: Codec) -> Tensor:
-    """The boxes as integers of the answer, [N, 4] float64: the text's own, else what it must have been.
+    """The boxes as integers of the answer, [N, 4] float64: the answer's own, else what they must have been.
 
-    A box whose corners came in the wrong order is stored without area; only the text still has all four numbers.
+    A box whose corners came in the wrong order is stored without area; only the answer still has all four numbers.
     """
-    bins = parse(case.prediction.text, codec).boxes
+    bins = parse(case.answers[0], codec).boxes if len(case.answers) == 1 else ()
     if bins:
         return torch.tensor(bins, dtype=torch.float64)
     boxes = case.prediction.boxes

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo_tune import show
+from ufo_tune.core import placeholders
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import analysis as analysis_file
 from ufo_tune.engine.analysis import Analysis, own_score
@@ -50,7 +51,7 @@ def draw_gallery(folder: Path, shown: Mapping[str, Sequence[Case]], new_metric: 
             name, value = own_score(metric.compute())
             path = pictures / f"{kind}_{number:02d}.jpg"
             picture(case.sample, {"prediction": case.prediction}).save(path, quality=90)
-            captions[path.name] = f"{said(case.sample, case.prediction)} ({name} {value:.2f})"
+            captions[path.name] = f"{said(case.sample, case.prediction, case.answers)} ({name} {value:.2f})"
     (pictures / _CAPTIONS).write_text(json.dumps(captions, indent=1, ensure_ascii=False), encoding="utf-8")
     return [pictures / name for name in captions]
 
@@ -159,12 +160,15 @@ def picture(sample: Sample, predictions: Mapping[str, Prediction]) -> Any:
     return show.sheet(list(seen.values()), list(seen), len(seen)) if len(seen) > 1 else next(iter(seen.values()))
 
 
-def said(sample: Sample, prediction: Prediction) -> str:
-    """Question and answer in few words."""
+def said(sample: Sample, prediction: Prediction, answers: Sequence[str] = ()) -> str:
+    """Question and answer in few words; what could not be read stands as the only one of ``answers`` has it."""
     asked = f"\u201c{sample.text}\u201d" if sample.text else sample.source
-    if prediction.text:
+    words = placeholders.located(prediction.text, prediction.boxes.tolist())
+    if prediction.invalid and len(answers) == 1:
+        words = answers[0]
+    if words:
         truth = f", truth \u201c{sample.targets.text}\u201d" if sample.targets and sample.targets.text else ""
-        answer = re.sub(r"(<[A-Z]+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", prediction.text)
+        answer = re.sub(r"(<[A-Z]+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", words)
         return f"{asked}: \u201c{answer}\u201d{truth}"
     maps = (prediction.label_map, prediction.depth, prediction.normals)
     count = len(prediction.boxes) or len(prediction.masks or ())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ufo_tune.core import answers
+from ufo_tune.core import answers, placeholders
 from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.retrieval import depth_from_logits
@@ -48,7 +48,7 @@ def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
 
     Between tokens logits are interpolated, not metres: that is what the loss saw.
     """
-    text = generation.texts[0]
+    text = placeholders.read(generation.texts[0], codec).text  # the map stands for itself
     logits = single.first_maps(generation, sample.size, codec, generation.depth_id)
     if logits is None:
         return Prediction(text=text, invalid=1)

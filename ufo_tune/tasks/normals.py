@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch.nn.functional as F
 
-from ufo_tune.core import answers
+from ufo_tune.core import answers, placeholders
 from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.retrieval import normals_from_logits
@@ -49,7 +49,7 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
 
 def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
     """A unit vector at every pixel. An answer without three whole slots says nothing and counts as invalid."""
-    text = generation.texts[0]
+    text = placeholders.read(generation.texts[0], codec).text  # the map stands for itself
     logits = single.first_maps(generation, sample.size, codec, generation.depth_id, _COMPONENTS)
     if logits is None:
         return Prediction(text=text, invalid=1)

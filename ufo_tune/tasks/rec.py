@@ -7,10 +7,12 @@ Source: UFO (arXiv 2503.01342) sec. 3.1; ufo.md 2.4 and 3. GREC (arXiv 2308.1618
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 
-from ufo_tune.core import answers
+from ufo_tune.core import answers, placeholders
 from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample
@@ -56,12 +58,12 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
 
 
 def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
-    """The boxes of the answer, with the answer's certainty as score.
+    """The boxes of the answer, with the answer's certainty as score, and its words, with ``<bbox>`` for each of them.
 
     ``NO_TARGET`` gives no box. An answer without a readable box gives one of zeros, a miss, and counts as invalid.
     """
-    text = generation.texts[0]
-    found = answers.parse(text, codec).boxes
+    found = answers.parse(generation.texts[0], codec).boxes
+    text = _words(generation.texts[0], codec)
     if not found and single.says_nothing(text):
         return Prediction(text=text)
     if not found:
@@ -73,3 +75,10 @@ def decode(generation: Generation, sample: Sample, codec: Codec) -> Prediction:
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> Grammar:
     """What may be answered: the template's wordings, or the bare box where it is not given."""
     return (answers.Box(),) if template is None else single.wordings(template, codec)
+
+
+def _words(text: str, codec: Codec) -> str:
+    """What was said, with ``<bbox>`` for each box that can be read; others are left out, as their boxes are."""
+    span = f"{re.escape(codec.box_open)}.*?{re.escape(codec.box_close)}"
+    kept = re.sub(span, lambda box: box[0] if answers.parse(box[0], codec).boxes else "", text, flags=re.DOTALL)
+    return placeholders.read(kept, codec).text
