@@ -121,6 +121,7 @@ class DataSection(_Section):
     max_length: int = Field(4096, ge=16)
     """Longer rows are dropped and counted, never cut."""
     on_bad_sample: Literal["error", "skip"] = "error"
+    """Whether a sample that cannot be read or put into words stops the training, or is left out and counted."""
     exclude_eval: bool = True
     """Samples that show an image of ``eval.protocols`` are left out and counted."""
     num_workers: int = Field(0, ge=0)

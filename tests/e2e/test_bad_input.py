@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ BAD_DATA: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "mask of other pixels": (row(masks=[rle(rectangle(*BOX)[:20])]), "res", (":2: ", "mask is (20, 60)", "(40, 60)")),
     "unknown class": (row(ref=["cap"], classes=["cup"]), "detection", (":2: ", "unknown class", "'cap'", "'cup'")),
     "empty phrase": (row(ref=[""]), "rec", (":2: ", "empty phrase", "''")),
+    "token of ours": (row(ref=["the <MASK> box"]), "rec", (":2: ", "the phrase spells the token <MASK>", "remove")),
+    "token of the image": (row(ref=["the <image> box"]), "rec", (":2: ", "<image>", "remove it")),
+    "class that means nothing": (
+        row(ref=["cup"], classes=["cup", "background"]),
+        "detection",
+        (":2: ", "'background'"),
+    ),
     "image of another size": (row(width=SIZE[1] + 1, height=SIZE[0]), "rec", (":2: ", "61x40", "60x40")),
 }
 
@@ -92,11 +100,14 @@ def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str,
     assert not (tmp_path / "run" / "last").exists()
 
 
-def test_bad_rows_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own_data(tmp_path, row(image="cut.png"))
+@pytest.mark.parametrize("bad", [{"image": "cut.png"}, {"ref": ["the <MASK> box"]}, {"ref": ["the <image> box"]}])
+def test_bad_rows_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: dict[str, Any]) -> None:
+    own_data(tmp_path, row(**bad))
     call = ["train", str(recipe(tmp_path)), "--out", str(tmp_path / "run"), "--quiet"]
-    assert cli.main([*call, "--data.on_bad_sample", "skip", "--train.max_steps", "1"]) == 0
+    assert cli.main([*call, "--data.on_bad_sample", "skip"]) == 0
     assert (tmp_path / "run" / "last").exists()
+    *_, line = (json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines())
+    assert line["rows/skipped"] >= 1 and "rows/dropped" not in line
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,23 @@ def test_nothing_for_the_task(folder: Path) -> None:
         _load(folder, [_row()], "vqaa")
 
 
+def test_validate_puts_every_row_into_words(folder: Path) -> None:
+    content = [
+        _row(ref=["the <MASK> box"]),
+        _row(ref=["nothing"], bbox=[[]]),  # wordings such as `grec` know phrases that name nothing
+        {"image": "a.png", "answer": ["two cups", "two <box> cups"]},  # training draws one of them
+        {"image": "a.png", "classes": ["cup", "background"]},
+        {"image": "a.png", "question": "How many <image>?", "answer": "two"},
+    ]
+    told = [p.split(": ", 1) for p in validate(write_jsonl(folder / "words.jsonl", content))]
+    assert [(Path(place).name, why.partition(" (")[0]) for place, why in told] == [
+        ("words.jsonl:1", "the phrase spells the token <MASK>"),
+        ("words.jsonl:3", "the caption spells the token <box>"),
+        ("words.jsonl:4", "a class name is empty, holds a comma, or means 'no object'"),
+        ("words.jsonl:5", "the text spells a model's own <image>"),
+    ]
+
+
 def test_validate_lists_all_problems_in_the_order_of_lines(folder: Path) -> None:
     (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:500])
     content = [

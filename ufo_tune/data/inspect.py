@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ufo_tune.core.types import Sample, Samples, Targets
+from ufo_tune.data import in_words
 from ufo_tune.data.images import open_image, sample_image
 from ufo_tune.datasets import jsonl
 from ufo_tune.errors import ConfigError, DataError
@@ -63,7 +64,7 @@ def open_tasks(
 def validate(
     file: Path | str, *, tasks: Sequence[str] = jsonl.TASKS, classes: Sequence[str] = (), image_root: str = ""
 ) -> list[str]:
-    """Every problem of a JSONL file, one line each, in the order of its lines; images are decoded.
+    """Every problem of a JSONL file, one line each, in the order of its lines; images are decoded, rows put into words.
 
     Args:
         file: the JSONL.
@@ -85,10 +86,10 @@ def validate(
 
 
 def sample_problems(samples: Samples, checked: dict[Path, str | None] | None = None) -> Iterator[str]:
-    """Every problem of the samples of any dataset: what it raises, and what an image or truth is not.
+    """Every problem of the samples of any dataset: what it raises, what an image or truth is not, what no task can say.
 
     Args:
-        samples: all are made and their images decoded, each file once.
+        samples: all are made and put into words, and their images decoded, each file once.
         checked: images decoded so far and what was wrong with them; extended.
     """
     checked = {} if checked is None else checked
@@ -98,7 +99,8 @@ def sample_problems(samples: Samples, checked: dict[Path, str | None] | None = N
         except DataError as error:
             yield str(error)
             continue
-        yield from (f"{sample.source}: {fault}" for fault in _faults(sample, checked))
+        found = [f"{sample.source}: {fault}" for fault in _faults(sample, checked)]
+        yield from found or in_words.faults(sample)
 
 
 def line_of(problem: str, file: Path | str) -> int:

@@ -350,13 +350,17 @@ class _Log:
         if not self.sums:
             return
         device = self.run.accelerator.device
-        own = [*(t.total for t in self.sums.values()), torch.tensor(float(self.tokens), device=device)]
-        *totals, tokens = self.run.accelerator.reduce(torch.stack(own), "sum").tolist()
+        loader = self.run.sources.loader
+        numbers = [float(n) for n in (self.tokens, sum(loader.skipped), sum(loader.dropped))]
+        own = [*(t.total for t in self.sums.values()), *torch.tensor(numbers, device=device)]
+        *totals, tokens, skipped, dropped = self.run.accelerator.reduce(torch.stack(own), "sum").tolist()
         terms = zip(self.sums.items(), totals, strict=True)
         values = {f"loss/{n}": total / float(t.count) for (n, t), total in terms if float(t.count)}
         values["lr"] = float(self.run.optimizer.param_groups[0]["lr"])
         values["tokens_per_second"] = tokens / max(1e-9, time.monotonic() - self.since)
         values |= {f"mixture/{name}": share for name, share in self.run.sources.shares().items()}
+        # Since the start, and only where there are any: rows with a bad sample, and those too long or without answers.
+        values |= {f"rows/{n}": count for n, count in (("skipped", skipped), ("dropped", dropped)) if count}
         shown = {k.removeprefix("loss/"): f"{v:.3f}" for k, v in values.items() if k.startswith("loss/")}
         self.bar.set_postfix({**shown, "tok/s": f"{values['tokens_per_second']:.0f}"}, refresh=False)
         self.write(values)
