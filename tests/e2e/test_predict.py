@@ -206,6 +206,7 @@ def _file(folder: Path, name: str) -> Path:
         ("good.png", ["--task", "res", "--text", "  "], ["good.png", "the phrase is empty"]),
         ("good.png", ["--task", "vqa"], ["good.png", "the question is empty"]),
         ("good.png", ["--task", "rec", "--text", "a <MASK>"], ["good.png", "<MASK>"]),
+        ("good.png", ["--task", "conversation", "--text", "What is at <bbox>?"], ["points at object 0", "in words"]),
         ("good.png", ["--task", "detektion", "--classes", "cup"], ["detektion", "did you mean 'detection'"]),
         ("good.png", ["--task", "detection"], ["good.png", "no classes"]),
         ("good.png", ["--task", "detection", "--classes", " , "], ["good.png", "no classes"]),

@@ -156,6 +156,22 @@ def turns(image: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": parts}, said, asked]
 
 
+def asked(boxes: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "What is at <bbox>?", "boxes": boxes}]
+
+
+def test_boxes_are_lists_arrays_or_tensors() -> None:
+    for boxes in ([[5, 6, 7, 8]], np.array([[5, 6, 7, 8]], np.float32), torch.tensor([[5, 6, 7, 8]])):
+        targets = messages.to_sample(asked(boxes), "conversation", tiny.image()).targets
+        assert targets is not None and targets.boxes.tolist() == [[5, 6, 7, 8]]
+
+
+def test_a_model_that_only_talks_refuses_places(tmp_path: Path) -> None:
+    model = trained(tmp_path, {"vqa": ""})
+    with pytest.raises(DataError, match=r"task vqa cannot point \(got 1 boxes\)"):
+        model.chat(asked([[5, 6, 7, 8]]), tiny.image())
+
+
 def test_messages_become_one_sample() -> None:
     image = tiny.image()
     sample = messages.to_sample(turns(image), "conversation")
@@ -188,6 +204,18 @@ def test_a_conversation_goes_on_with_its_own_answer(model: ufo_tune.Model) -> No
         ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], None, "message 0: is neither text"),
         ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], None, "message 0: is neither text"),
         ([{"role": "user", "content": "see <bbox>"}], None, r"message 0: points at 1 places \(got 0 boxes"),
+        ("what colour is it?", "a.png", r"chat: is no list of messages \(got 'what colour is it\?'\).*`ask`"),
+        ({"role": "user", "content": "x"}, None, "is no list of messages"),
+        (["hi"], None, "is no list of messages .got 'hi'"),
+        ([{"role": "user", "content": "x"}, "hi", {"role": "user", "content": "x"}], None, "message 1 is no mapping"),
+        ([{"role": "user", "content": [{"type": "text"}]}], None, "message 0: is neither text"),
+        ([{"role": "user", "content": [{"type": "text", "text": 5}]}], None, "message 0: is neither text"),
+        ([{"role": "user", "content": 5}], None, r"message 0: content is no text \(got 5\)"),
+        (asked(None), "a.png", "points at 1 places .got 0 boxes"),
+        (asked(5), "a.png", "message 0: boxes are no lists of numbers .got 5"),
+        (asked([1, 2, 3, 4]), "a.png", "message 0: boxes are no lists of numbers"),
+        (asked([["a", 2, 3, 4]]), "a.png", "message 0: boxes are no lists of numbers"),
+        (asked([[1, 2, 3]]), "a.png", "message 0: a box has not four numbers"),
         ([[{"role": "user", "content": "x"}]], "a.png", "one image for several conversations"),
     ],
 )

@@ -21,12 +21,18 @@ from ufo_tune.errors import DataError
 
 Messages = Sequence[Mapping[str, Any]]
 """One conversation."""
+_BOXES = "give `boxes` as [[x1, y1, x2, y2], ...] in pixels"
 _ROLES = ("user", "assistant")
+_FORM = '{"role": "user", "content": "..."}'
 
 
 def in_batches(messages: Any) -> bool:
-    """Whether these are several conversations."""
-    return bool(messages) and not isinstance(messages[0], Mapping)
+    """Whether these are several conversations.
+
+    Raises:
+        DataError: this is no list.
+    """
+    return bool(_listed(messages)) and not isinstance(messages[0], Mapping)
 
 
 def to_sample(messages: Messages, task: str, image: Any = None) -> Sample:
@@ -39,6 +45,9 @@ def to_sample(messages: Messages, task: str, image: Any = None) -> Sample:
     Raises:
         DataError: another order or form, several pictures, or not one box for each ``<bbox>`` and ``<mask>``.
     """
+    for number, message in enumerate(_listed(messages)):
+        if not isinstance(message, Mapping):
+            raise DataError(f"chat: message {number} is no mapping (got {message!r:.80}); give {_FORM}")
     if len(messages) % 2 == 0 or any(m.get("role") != _ROLES[i % 2] for i, m in enumerate(messages)):
         roles = [m.get("role") for m in messages]
         raise DataError(f"chat: roles do not take turns (got {roles}); begin and end with user, assistant between")
@@ -61,11 +70,13 @@ def _content(content: Any, where: str) -> tuple[str, list[Any]]:
     """The words of a message and the pictures in it."""
     if isinstance(content, str):
         return content.strip(), []
+    if not isinstance(content, list | tuple | None):
+        raise DataError(f"{where}: content is no text (got {content!r:.80}); give a text, or a list of parts")
     texts, pictures = [], []
     for part in content or ():
         kind = part.get("type") if isinstance(part, Mapping) else None
         picture = None if kind != "image" else part.get("image", part.get("path"))
-        if kind == "text":
+        if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif picture is not None:
             pictures.append(picture)
@@ -80,7 +91,13 @@ def _content(content: Any, where: str) -> tuple[str, list[Any]]:
 def _boxes(message: Mapping[str, Any], text: str, where: str) -> list[Sequence[float]]:
     """A box for each place that the words point at."""
     kinds = placeholders.found(text)
-    boxes = list(message.get("boxes", ()))
+    given = message.get("boxes")
+    try:
+        boxes = [[float(v) for v in box] for box in (() if given is None else given)]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: boxes are no lists of numbers (got {given!r:.80}); {_BOXES}") from error
+    if wrong := [box for box in boxes if len(box) != 4]:
+        raise DataError(f"{where}: a box has not four numbers (got {wrong[0]}); {_BOXES}")
     if not boxes and placeholders.BOX not in kinds:
         return [(0.0, 0.0, 0.0, 0.0)] * len(kinds)  # of a mask only its tokens are seen again
     if len(boxes) != len(kinds):
@@ -88,4 +105,17 @@ def _boxes(message: Mapping[str, Any], text: str, where: str) -> list[Sequence[f
             f"{where}: points at {len(kinds)} places (got {len(boxes)} boxes for {text!r:.80}); give one of `boxes` "
             "for each <bbox> and <mask>, in their order"
         )
-    return boxes
+    return list(boxes)
+
+
+def _listed(messages: Any) -> Any:
+    """Messages, or conversations, as they are.
+
+    Raises:
+        DataError: they are no list.
+    """
+    if not isinstance(messages, list | tuple):
+        raise DataError(
+            f"chat: is no list of messages (got {messages!r:.80}); give [{_FORM}], or ask a single question with `ask`"
+        )
+    return messages

@@ -123,7 +123,8 @@ class _Pointing(_talk.Words):
         slots: list[Slot] = []
         for piece in placeholders.cut(spoken(self.sample, what, text)):
             if piece == placeholders.BOX:
-                parts.append(answers.box(self._bins[self._next(what, given=True)].tolist(), self.codec))
+                number = self._next(what, given=True)  # before there are bins: it says what is missing
+                parts.append(answers.box(self._bins[number].tolist(), self.codec))
             elif piece == placeholders.MASK:
                 parts.append(answers.slots(self.codec))
                 number = self._next(what, given=self.learnt)
@@ -138,10 +139,10 @@ class _Pointing(_talk.Words):
         """The number of the next object, which has to be ``given`` or not."""
         if self.sample.image is None or (given and self.used >= self._count):
             shown = "no image" if self.sample.image is None else f"{self._count} objects"
-            raise DataError(
-                f"{self.sample.source}: the {what} points at object {self.used} (got {shown}); give one object for "
-                "each <bbox> and <mask>, in their order"
-            )
+            remedy = "give one object for each <bbox> and <mask>, in their order"
+            if self.sample.image is not None and not self.learnt:
+                remedy = "give a box for each <bbox> (`boxes` of a message, in Python), or say in words what is meant"
+            raise DataError(f"{self.sample.source}: the {what} points at object {self.used} (got {shown}); {remedy}")
         self.used += 1
         return self.used - 1
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ufo_tune.core import placeholders
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample
+from ufo_tune.errors import DataError
 from ufo_tune.tasks import _talk
 from ufo_tune.templates import Template
 
@@ -24,8 +26,14 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
 
     Raises:
         ConfigError: the template asks a question of its own.
-        DataError: an empty question or answer; in training no targets.
+        DataError: an empty question or answer; in training no targets; places, which words alone cannot point at.
     """
+    said = [sample.text, *(text for turn in sample.history for text in turn)]
+    if sample.targets is not None and len(sample.targets.boxes) and any(map(placeholders.found, said)):
+        raise DataError(
+            f"{sample.source}: task vqa cannot point (got {len(sample.targets.boxes)} boxes); leave <bbox> and <mask> "
+            "out, or train the model on task conversation"
+        )
     return _talk.dialogue(sample, template, rng, _talk.Words(sample, codec))
 
 
