@@ -58,10 +58,13 @@ def test_first_token_gives_the_score():
     assert most.labels.tolist() == [2]
 
 
-def test_mask_score_is_the_mean_inside():
-    """First token .8; logits of +-2 on half of the image: mean probability inside is sigmoid(2)."""
+@pytest.mark.parametrize(
+    ("name", "text", "certainty"), [("instance_segmentation", "cup,<MASK>", 0.8), ("res", "it,<MASK>", 0.2 ** (1 / 3))]
+)
+def test_mask_score_is_the_mean_inside(name, text, certainty):
+    """Tokens .8, .5, .5: the first's, or the mean. Logits of +-2 on half of the image: sigmoid(2) inside on average."""
     codec = Codec(num_bins=100, slot_side=1)
-    generation = words(["cup,<MASK>"], codec, True)
+    generation = words([text], codec, name in GRID)
     generation.scores[:, 0] = 0.8
     h, w = CELLS
     generation.image_features = torch.eye(h * w).reshape(h, w, h * w)
@@ -71,9 +74,9 @@ def test_mask_score_is_the_mean_inside():
     generation.hidden[0, 2] = logit.flatten() * math.sqrt(h * w)
     # Views of one pixel a cell: nothing is interpolated.
     generation.views = (View((0.0, 0.0, float(w), float(h)), CELLS),)
-    sample = sample_of("instance_segmentation").with_(size=CELLS, targets=None)
-    found = plugins.find("tasks", "instance_segmentation").decode(generation, sample, codec)
-    assert found.scores.tolist() == pytest.approx([0.8 / (1 + math.exp(-2))])
+    sample = sample_of(name).with_(size=CELLS, targets=None)
+    found = plugins.find("tasks", name).decode(generation, sample, codec)
+    assert found.scores.tolist() == pytest.approx([certainty / (1 + math.exp(-2))])
     assert found.boxes.tolist() == [[0, 0, w // 2, h]]
 
 

@@ -64,6 +64,14 @@ def test_nothing_readable_is_invalid(name):
     assert task.join(spoken_once, sample, codec).invalid == 0
 
 
+def test_res_is_as_sure_of_nothing_in_all_tiles_as_the_words_are():
+    task, sample, codec = plugins.find("tasks", "res"), sample_of("res"), CODECS[0]
+    none = words(["There is no such object."], codec, points=False)
+    found = task.join([(WHOLE, none)] * 2, sample, codec)
+    _same(found, task.decode(none, sample, codec))
+    assert found.scores.tolist() == [0.5]  # of every token
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_res_cuts_probabilities_where_it_is_told(threshold):
     """Two answers about one tile: the mean of their probabilities, and of one alone its own."""

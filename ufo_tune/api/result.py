@@ -55,7 +55,10 @@ class Result:
 
     @property
     def scores(self) -> np.ndarray:
-        """[N] float32 in [0, 1]: how sure the model was."""
+        """[N] float32 in [0, 1]: how sure the model was.
+
+        Of its words; of a mask for a phrase or class that times the mean probability of the mask's pixels.
+        """
         scores: np.ndarray = self.prediction.scores.float().numpy()
         return scores
 

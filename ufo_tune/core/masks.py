@@ -189,6 +189,17 @@ def boundary(mask: Bitmap, width: int | None = None) -> np.ndarray:
     return np.asarray(pixels & ~inner.astype(bool))
 
 
+def mean_inside(probabilities: Tensor, found: Tensor) -> Tensor:
+    """How sure of each mask: the mean probability [N] of its own pixels; 0 where it has none.
+
+    Args:
+        probabilities: [N, H, W].
+        found: [N, H, W] bool: which pixels belong to the masks.
+    """
+    pixels = found.sum(dim=(1, 2)).clamp_min(1)  # [N]
+    return (probabilities * found).sum(dim=(1, 2)) / pixels
+
+
 def matrix_nms(masks: Sequence[Rle] | Bitmap, scores: Tensor, labels: Tensor, *, sigma: float = 2.0) -> Tensor:
     """Scores after matrix-NMS: masks lose by overlapping better ones of their class, all at once.
 

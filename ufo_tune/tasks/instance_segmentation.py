@@ -136,6 +136,5 @@ def _masks(
         logits = crop_logits(logits, generation.views, size)  # [C, H, W]
         positive = logits > 0
         rles.extend(masks.encode_many(positive))
-        pixels = positive.sum(dim=(1, 2)).clamp_min(1)  # [C]
-        means.append(((logits.sigmoid() * positive).sum(dim=(1, 2)) / pixels).cpu())
+        means.append(masks.mean_inside(logits.sigmoid(), positive).cpu())
     return tuple(rles), torch.cat(means) if means else torch.zeros(0)

@@ -57,10 +57,11 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
 
 
 def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: float = 0.5) -> Prediction:
-    """The mask of the first whole slot, its bounds as box, and the answer's certainty as score.
+    """The mask of the first whole slot, its bounds as box, and a score: the answer's certainty times the mask's.
 
-    ``NO_TARGET`` gives an empty mask; an answer without a whole slot does too, and counts as invalid. The answer's
-    words are kept, with ``<mask>`` where the mask was.
+    The mask's is the mean probability of its pixels, 0 where it has none: the words alone tell nothing where only one
+    wording is allowed. ``NO_TARGET`` gives an empty mask, as sure as the words; an answer without a whole slot gives
+    one too, and counts as invalid. The answer's words are kept, with ``<mask>`` where the mask was.
 
     Args:
         generation: one answer.
@@ -73,8 +74,10 @@ def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: f
     text = placeholders.read(generation.texts[0], codec).text
     logits = single.first_maps(generation, sample.size, codec, generation.slot_id)
     if logits is not None:
-        found = masks.encode_many(logits > torch.tensor(threshold).logit())  # [1, H, W]
-        return Prediction(masks.boxes_of(found), found, single.certainty(generation), text=text)
+        positive = logits > torch.tensor(threshold).logit()  # [1, H, W]
+        found = masks.encode_many(positive)
+        score = single.certainty(generation) * masks.mean_inside(logits.sigmoid(), positive).float().cpu()
+        return Prediction(masks.boxes_of(found), found, score, text=text)
     empty = masks.encode(np.zeros(sample.size, dtype=bool))
     said = single.says_nothing(text)
     score = single.certainty(generation) if said else torch.zeros(1)
@@ -87,7 +90,7 @@ def join(
     """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut.
 
     A tile that cannot be read counts as empty, and the answer as invalid only where none can be read. Score: the mean
-    certainty of the tiles that can. Words: those of the first of them.
+    certainty of the tiles that can, times the mask's where any tile has one. Words: those of the first of them.
 
     Args:
         parts: (the tile of the picture, what was said of it), taken one by one.
@@ -95,17 +98,22 @@ def join(
         codec: how a mask is written.
         threshold: as for ``decode``.
     """
-    blend, sure, words = Blend(1, sample.size), [torch.zeros(0)], ""
+    blend, sure, words, drawn = Blend(1, sample.size), [torch.zeros(0)], "", False
     for tile, generation in parts:
         logits = single.first_maps(generation, tile.size, codec, generation.slot_id)
         text = placeholders.read(generation.texts[0], codec).text
         blend.add(tile, torch.zeros(1, *tile.size) if logits is None else logits.sigmoid())
+        drawn = drawn or logits is not None
         if logits is not None or single.says_nothing(text):
             sure.append(single.certainty(generation))
             words = words or text
-    found = masks.encode_many(blend.result() > threshold)  # [1, H, W]
+    probabilities = blend.result()  # [1, H, W]
+    positive = probabilities > threshold
+    found = masks.encode_many(positive)
     read = torch.cat(sure)  # [tiles that can be read]
     score = read.mean(0, keepdim=True).nan_to_num(0.0)  # the mean of none is NaN
+    if drawn:
+        score = score * masks.mean_inside(probabilities, positive).float().cpu()
     return Prediction(masks.boxes_of(found), found, score, text=words, invalid=int(not len(read)))
 
 
