@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,12 +57,13 @@ def test_one_tile_or_the_same_twice_is_the_plain_answer(name, codec):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_readable_is_invalid(name):
+def test_every_unreadable_tile_is_counted(name):
     task, sample, codec = plugins.find("tasks", name), sample_of(name), CODECS[0]
     silent = words([""], codec, points=False)
-    _same(task.join([(WHOLE, silent)] * 2, sample, codec), task.decode(silent, sample, codec))
-    spoken_once = [(WHOLE, silent), (WHOLE, spoken(encode(task, sample, codec), codec))]
-    assert task.join(spoken_once, sample, codec).invalid == 0
+    _same(task.join([(WHOLE, silent)], sample, codec), task.decode(silent, sample, codec))
+    _same(task.join([(WHOLE, silent)] * 2, sample, codec), replace(task.decode(silent, sample, codec), invalid=2))
+    spoken_once = [(WHOLE, silent), (WHOLE, spoken(encode(task, sample, codec), codec)), (WHOLE, silent)]
+    assert task.join(spoken_once, sample, codec).invalid == 2
 
 
 def test_res_is_as_sure_of_nothing_in_all_tiles_as_the_words_are():

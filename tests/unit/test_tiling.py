@@ -18,6 +18,7 @@ from ufo_tune.core import masks
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Generation, Prediction, Sample, View
 from ufo_tune.datasets import drive
+from ufo_tune.engine import analysis
 from ufo_tune.engine.answering import Answering
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.predict import Predictor
@@ -119,19 +120,46 @@ def test_a_tile_that_cannot_be_read_is_empty():
     bright = sample.image[..., 0] > 127
     found = _joined(Seeing(), sample, side=10, stride=10)  # tiles of rows 10-20 and columns 10-20, then 17-27
     mask = masks.decode(found.masks[0])
-    assert found.invalid == 0
+    assert found.invalid == 1
     assert not mask[10:, 10:17].any()
     kept = np.ones(sample.size, dtype=bool)
     kept[10:, 10:20] = False
     assert np.array_equal(mask[kept], bright[kept])
 
 
-def test_invalid_only_where_no_tile_can_be_read():
+def test_nothing_is_painted_where_no_tile_can_be_read():
     sample = _sample()
     sample.image[::5, ::5, 2] = UNREADABLE
     found = _joined(Seeing(), sample, side=8)
-    assert found.invalid == 1 and int(masks.area(found.masks)[0]) == 0
+    assert found.invalid == 4 * 6 and int(masks.area(found.masks)[0]) == 0  # rows 0 to 12, columns 0 to 19, by 4
     assert (found.scores.tolist(), found.boxes.tolist()) == ([0.0], [[0, 0, 0, 0]])
+
+
+def test_unreadable_tiles_are_in_the_sanity_lines(tmp_path):
+    """Nineteen of twenty answers are no mask: a line says so, and the words are kept."""
+
+    class Mumbling(Seeing):
+        told = 0
+
+        def say(self, image: np.ndarray) -> Generation:
+            self.told += 1
+            image = image.copy()
+            image[..., 2] = UNREADABLE if self.told % 20 else 0
+            return super().say(image)
+
+    root, _, _ = drive_files.make(tmp_path / "data")
+    given = {"root": root, "splits": "[training]", "tiling.side": "16", "tiling.stride": "8"}
+    model = Mumbling()
+    values = evaluate(model, Protocol.load("drive", given), out=tmp_path / "out", progress=False)["training"]
+    unreadable = model.told - model.told // 20
+    assert model.told > 100 and values["invalid"] == unreadable
+    lines = {line.name: line for line in analysis.read(tmp_path / "out" / "training").sanity}
+    assert lines["unreadable answers"].warning
+    assert lines["unreadable answers"].says.endswith(f"({unreadable} of {model.told})")
+    assert lines["out of range or torn"].says.endswith(f"(0 of {model.told})")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "training" / "predictions.jsonl").read_text().splitlines()]
+    said = [text for row in rows for text in row["answers"]]
+    assert (len(said), said.count("no idea")) == (model.told, unreadable)
 
 
 def test_the_score_is_the_mean_over_tiles():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ufo_tune.config import DecodeSection, TilingSection
+from ufo_tune.core.tiles import Tile
 from ufo_tune.core.types import Generation, Prediction, Sample, Samples
 from ufo_tune.data.collate import Collator
 from ufo_tune.engine.predictions import PredictionLog, from_row, to_row
@@ -73,7 +74,9 @@ class Answering:
         if self.tiling is not None:
             for sample in flat:
                 tiles = parts(sample, self.tiling, lambda some: self._ask([(s,) for s in some]), self.decode.batch_size)
-                yield sample, to_row(sample, task.join(tiles, sample, codec, **options))
+                texts: list[str] = []
+                joined = task.join(_noted(tiles, texts), sample, codec, **options)
+                yield sample, to_row(sample, joined, texts, codec)
             return
         for sample, answer in zip(flat, self._ask(rows), strict=True):
             if isinstance(answer, Prediction):  # a one-tower model understands itself
@@ -95,6 +98,13 @@ class Answering:
         if len(answers) != len(flat):
             raise EvalError(f"{flat[0].source}: {len(answers)} answers for {len(flat)} samples; mend model.predict")
         return answers
+
+
+def _noted(tiles: Iterator[tuple[Tile, Generation]], texts: list[str]) -> Iterator[tuple[Tile, Generation]]:
+    """The tiles as they come; of their answers only the words are kept, in ``texts``."""
+    for tile, generation in tiles:
+        texts += generation.texts
+        yield tile, generation
 
 
 def grouped(samples: Samples, limit: int = 0, pack: int = 1) -> list[Group]:

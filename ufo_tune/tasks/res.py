@@ -89,8 +89,8 @@ def join(
 ) -> Prediction:
     """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut.
 
-    A tile that cannot be read counts as empty, and the answer as invalid only where none can be read. Score: the mean
-    certainty of the tiles that can, times the mask's where any tile has one. Words: those of the first of them.
+    A tile that cannot be read counts as empty and as one invalid answer. Score: the mean certainty of the tiles that
+    can, times the mask's where any tile has one. Words: those of the first of them.
 
     Args:
         parts: (the tile of the picture, what was said of it), taken one by one.
@@ -98,7 +98,7 @@ def join(
         codec: how a mask is written.
         threshold: as for ``decode``.
     """
-    blend, sure, words, drawn = Blend(1, sample.size), [torch.zeros(0)], "", False
+    blend, sure, words, drawn, invalid = Blend(1, sample.size), [torch.zeros(0)], "", False, 0
     for tile, generation in parts:
         logits = single.first_maps(generation, tile.size, codec, generation.slot_id)
         text = placeholders.read(generation.texts[0], codec).text
@@ -107,6 +107,8 @@ def join(
         if logits is not None or single.says_nothing(text):
             sure.append(single.certainty(generation))
             words = words or text
+        else:
+            invalid += 1
     probabilities = blend.result()  # [1, H, W]
     positive = probabilities > threshold
     found = masks.encode_many(positive)
@@ -114,7 +116,7 @@ def join(
     score = read.mean(0, keepdim=True).nan_to_num(0.0)  # the mean of none is NaN
     if drawn:
         score = score * masks.mean_inside(probabilities, positive).float().cpu()
-    return Prediction(masks.boxes_of(found), found, score, text=words, invalid=int(not len(read)))
+    return Prediction(masks.boxes_of(found), found, score, text=words, invalid=invalid)
 
 
 def grammar(sample: Sample, codec: Codec, template: Template | None = None) -> Grammar | None:
