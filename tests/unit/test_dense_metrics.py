@@ -209,6 +209,18 @@ def test_dice_of_empty_masks():
     assert whole["specificity"] == 1.0
 
 
+@pytest.mark.parametrize("given", [None, (masks.encode(np.zeros(SIZE, dtype=bool)),)])
+def test_dice_unreadable_answer_is_a_miss_where_nothing_is_true(given):
+    empty = np.zeros(SIZE, dtype=bool)
+    metric = dice.Metric()
+    metric.update(_masked(empty), Prediction(masks=given, invalid=1))
+    assert (metric.compute()["Dice"], metric.compute()["F1"]) == (0.0, 0.0)
+    metric.update(_masked(empty), Prediction())
+    assert (metric.compute()["Dice"], metric.compute()["F1"]) == (0.5, 0.5)
+    metric.update(_masked(_rows(0, 1)), Prediction(masks=(masks.encode(_rows(1, 2)),)))  # TP 1, FP 1, FN 1
+    assert (metric.compute()["Dice"], metric.compute()["F1"]) == (pytest.approx(1.5 / 3), 0.5)
+
+
 def test_dice_joins_all_masks_of_a_sample():
     two = {"boxes": torch.zeros(2, 4), "labels": torch.zeros(2, dtype=torch.long)}
     sample = _sample(0, SIZE, (), **two, masks=masks.encode_many(np.stack([_rows(0, 1), _rows(1, 2)])))

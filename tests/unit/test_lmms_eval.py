@@ -25,10 +25,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
-from ufo_tune.core.types import Prediction
+from tests import spoken, tiny
+from tests.spoken import CODECS
+from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine.answering import Answering
 from ufo_tune.errors import ConfigError, DataError, EvalError
+from ufo_tune.tasks import rec
+from ufo_tune.tasks.rec import NO_TARGET
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMAT = (
@@ -140,10 +143,14 @@ def test_boxes_are_asked_our_way_and_written_the_suites_way(
     assert [float(v) for v in found.groups()] == [0.125, 0.25, 0.5, 1.0]
 
 
-def test_an_unreadable_box_is_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered(monkeypatch, Prediction(text="[1, 2, 3, 4]", invalid=1))
-    (text,) = model.generate_until([request(REFCOCO + "the cup")])
-    assert re.search(READ_BOX, text) is None and text == ""
+@pytest.mark.parametrize("words", ["[1, 2, 3, 4]", "no idea", NO_TARGET, ""])
+def test_no_readable_box_is_nothing(model: Any, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """What task ``rec`` makes of words without a box in our form, whether or not they look like one of the suite's."""
+    sample = Sample(None, (40, 56), "rec", "the cup")
+    prediction = rec.decode(spoken.words([words], CODECS[0], points=False), sample, CODECS[0])
+    assert prediction.invalid == (words != NO_TARGET)
+    answered(monkeypatch, prediction)
+    assert model.generate_until([request(REFCOCO + "the cup")]) == [""]
 
 
 def test_other_questions_are_asked_as_they_stand(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

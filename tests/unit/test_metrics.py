@@ -127,6 +127,27 @@ def test_seg_empty_cases():
     assert values["invalid"] == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"best_of": "image"}])
+@pytest.mark.parametrize("given", [None, (), (np.zeros(SIZE, dtype=bool),)])
+def test_seg_unreadable_answers_never_score(given, options):
+    """Nothing to find, and an answer that cannot be read: a miss, beside one that says so rightly."""
+    empty = np.zeros(SIZE, dtype=bool)
+    said = Prediction(masks=None if given is None else tuple(masks.encode(g) for g in given), invalid=1)
+    metric = seg_iou.Metric(**options)
+    metric.update(_mask_sample(empty).with_(image_id="a"), said)
+    shares = {k: v for k, v in metric.compute().items() if not k.startswith("n") and k != "invalid"}
+    assert set(shares.values()) == {0.0} and len(shares) == 6
+    metric.update(_mask_sample(empty, 1).with_(image_id="b"), Prediction())
+    shares = {k: v for k, v in metric.compute().items() if not k.startswith("n") and k != "invalid"}
+    assert set(shares.values()) == {0.5}
+    # An IoU of 1/2 in another image: of the pixels nothing changes, of the samples half are right.
+    whole, half = _block(slice(0, 4), slice(0, 4)), _block(slice(0, 2), slice(0, 4))
+    metric.update(_mask_sample(whole, 2).with_(image_id="c"), Prediction(masks=(masks.encode(half),)))
+    prefix = "best_of_" if options else ""
+    values = metric.compute()
+    assert (values[f"{prefix}cIoU"], values[f"{prefix}gIoU"]) == (0.5, 0.5)
+
+
 def test_seg_ignored_pixels_are_in_neither_mask():
     wanted, given = _block(slice(0, 4), slice(0, 4)), _block(slice(0, 4), slice(2, 6))
     ignore = masks.encode(_block(slice(0, 8), slice(4, 10)))

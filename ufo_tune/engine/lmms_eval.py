@@ -184,7 +184,8 @@ def _written(sample: Sample, said: Prediction, until: Sequence[str]) -> str:
         height, width = sample.size
         sides = (width, height, width, height)
         boxes = [[v / side for v, side in zip(box, sides, strict=True)] for box in said.boxes.tolist()]
-        return f"[{', '.join(f'{v:.4f}' for v in boxes[0])}]" if boxes else ""
+        # An unreadable answer has a box of zeros, a miss for our metrics; to the suite it would look like an answer.
+        return f"[{', '.join(f'{v:.4f}' for v in boxes[0])}]" if boxes and not said.invalid else ""
     cuts = [place for stop in until if (place := said.text.find(stop)) >= 0]
     return said.text[: min(cuts, default=len(said.text))].strip()
 

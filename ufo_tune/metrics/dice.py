@@ -9,8 +9,8 @@ and TN the pixels rightly and wrongly painted, wrongly and rightly left:
 * ``accuracy``: (TP + TN) / all. ``sensitivity``: TP / (TP + FN). ``specificity``: TN / (TN + FP). All pooled.
 
 A ratio without pixels (nothing true and nothing painted; nothing true; nothing untrue) is 1: there was nothing to
-miss. True and predicted masks are the unions of all masks of the sample, and no mask is an empty one; an unreadable
-answer has no mask.
+miss. True and predicted masks are the unions of all masks of the sample, and no mask is an empty one. An unreadable
+answer has no mask, and its ``Dice`` is 0 where nothing is true too: it did not say that there is nothing.
 
 Source: Dice 1945 (doi 10.2307/1932409); Staal et al. 2004 (doi 10.1109/TMI.2004.825627) for DRIVE, whose evaluation
 counts pixels inside the field of view.
@@ -28,12 +28,19 @@ from ufo_tune.metrics._pixels import scored, true_masks, union
 
 
 class Pixels(NamedTuple):
-    """Counted pixels of one sample."""
+    """Counted pixels of one sample, and whether its answer could be read."""
 
     hit: int  # TP
     wrong: int  # FP
     missed: int  # FN
     left: int  # TN
+    read: bool = True
+
+    @property
+    def dice(self) -> float:
+        """2 TP / (2 TP + FP + FN); without any of them whether the answer said so."""
+        own = 2 * self.hit + self.wrong + self.missed
+        return 2 * self.hit / own if own else float(self.read)
 
 
 class Metric(RowMetric[Pixels]):
@@ -49,24 +56,23 @@ class Metric(RowMetric[Pixels]):
         wanted = true_masks(sample, "dice")[counted]  # [pixels]
         given = union(prediction.masks or (), sample)[counted]  # [pixels]
         kinds = np.bincount(2 * wanted + given, minlength=4)
-        return Pixels(hit=int(kinds[3]), wrong=int(kinds[1]), missed=int(kinds[2]), left=int(kinds[0]))
+        hit, wrong, missed, left = (int(kinds[i]) for i in (3, 1, 2, 0))
+        return Pixels(hit, wrong, missed, left, read=not prediction.invalid)
 
     def summary(self) -> dict[str, float]:
         """The five values, all in [0, 1]; 0 of no samples."""
         if not self.rows:
             return dict.fromkeys(("Dice", "F1", "accuracy", "sensitivity", "specificity"), 0.0)
-        hit, wrong, missed, left = (sum(column) for column in zip(*self.rows, strict=True))
+        hit, wrong, missed, left = (sum(column) for column in list(zip(*self.rows, strict=True))[:4])
+        dice = mean([row.dice for row in self.rows])
         return {
-            "Dice": mean([_dice(row) for row in self.rows]),
-            "F1": _dice(Pixels(hit, wrong, missed, left)),
+            "Dice": dice,
+            # Nothing true and nothing painted anywhere: the share of right answers.
+            "F1": Pixels(hit, wrong, missed, left).dice if hit + wrong + missed else dice,
             "accuracy": _ratio(hit + left, hit + wrong + missed + left),
             "sensitivity": _ratio(hit, hit + missed),
             "specificity": _ratio(left, left + wrong),
         }
-
-
-def _dice(pixels: Pixels) -> float:
-    return _ratio(2 * pixels.hit, 2 * pixels.hit + pixels.wrong + pixels.missed)
 
 
 def _ratio(part: int, whole: int) -> float:

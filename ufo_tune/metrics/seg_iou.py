@@ -9,8 +9,8 @@ Definition, with I and U the pixels of intersection and union of one sample, ign
   contour, d = 2 % of the image diagonal in pixels (at least 1); two empty bands count 1.
 
 A sample's true mask is the union of its targets' masks, the prediction the union of its masks: none is an empty mask.
-An unreadable answer has no mask, so it scores 0 unless the truth is empty. Never the mean over background and
-foreground rows (ufo.md 13.2).
+An unreadable answer has no mask and says nothing, also not that there is nothing: it scores 0 where the truth is empty
+too. Never the mean over background and foreground rows (ufo.md 13.2).
 
 ``best_of: image`` is another measure and has other names (``best_of_gIoU``, ...): of all samples of one image only the
 one with the highest IoU counts. UFO's fine-tuned ReasonSeg numbers are of this kind (``IoUMetricBinaryBest``, ufo.md
@@ -35,18 +35,24 @@ from ufo_tune.metrics._pixels import scored, true_masks, union
 
 
 class Areas(NamedTuple):
-    """Pixels of one sample."""
+    """Pixels of one sample, and whether its answer could be read."""
 
     image_id: str
     intersection: int
     union: int
     band_intersection: int
     band_union: int
+    read: bool
 
     @property
     def iou(self) -> float:
-        """I / U."""
-        return _ratio(self.intersection, self.union)
+        """I / U; of two empty masks whether the answer said so."""
+        return _ratio(self.intersection, self.union, float(self.read))
+
+    @property
+    def band_iou(self) -> float:
+        """The same of the boundary bands."""
+        return _ratio(self.band_intersection, self.band_union, float(self.read))
 
 
 class Metric(RowMetric[Areas]):
@@ -82,7 +88,8 @@ class Metric(RowMetric[Areas]):
         counted = scored(sample)
         # Bands are cut before the ignored pixels go, or the border of an ignored region would become a contour.
         bands = masks.boundary(wanted, width) & counted, masks.boundary(given, width) & counted
-        return Areas(sample.image_id, *_overlap(wanted & counted, given & counted), *_overlap(*bands))
+        areas = *_overlap(wanted & counted, given & counted), *_overlap(*bands)
+        return Areas(sample.image_id, *areas, read=not prediction.invalid)
 
     def summary(self) -> dict[str, float]:
         """The six values, all in [0, 1]."""
@@ -98,10 +105,11 @@ class Metric(RowMetric[Areas]):
 
 def _values(rows: list[Areas]) -> dict[str, float]:
     ious = [row.iou for row in rows]
-    overall = _ratio(sum(row.intersection for row in rows), sum(row.union for row in rows)) if rows else 0.0
+    # Nothing to find and nothing painted anywhere: the share of right answers.
+    overall = _ratio(sum(row.intersection for row in rows), sum(row.union for row in rows), mean(ious))
     values = {"cIoU": overall, "gIoU": mean(ious)}
     values |= {f"Pr@{t}": mean([float(v >= t) for v in ious]) for t in (0.5, 0.7, 0.9)}
-    return values | {"boundary_IoU": mean([_ratio(row.band_intersection, row.band_union) for row in rows])}
+    return values | {"boundary_IoU": mean([row.band_iou for row in rows])}
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
@@ -109,6 +117,6 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
     return int(np.count_nonzero(a & b)), int(np.count_nonzero(a | b))
 
 
-def _ratio(intersection: int, union: int) -> float:
-    """I / U; 1 of two empty masks."""
-    return intersection / union if union else 1.0
+def _ratio(intersection: int, union: int, empty: float) -> float:
+    """I / U, or ``empty`` of two empty masks."""
+    return intersection / union if union else empty
