@@ -82,8 +82,8 @@ def test_perfect_is_one(name):
             assert value >= 0
             continue
         wanted = 0.0 if key in BETTER_IS_LESS else PERFECT.get(key, 1.0)
-        # -1: COCO's word for "no true object of this area"
-        assert value == pytest.approx(wanted) or (name.endswith("_ap") and key in {"APm", "APl"} and value == -1), key
+        undefined = key in {"APm", "APl"} and value == plugins.find("metrics", name).UNDEFINED  # no such true object
+        assert value == pytest.approx(wanted) or undefined, key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,6 +91,9 @@ def test_empty_is_numbers(name):
     values = _build(name).compute()
     assert (values["n"], values["invalid"]) == (0, 0)
     assert _finite(values)
+    # No score of ours is below 0; a number that is stands for "not defined", and the metric says so.
+    undefined = getattr(plugins.find("metrics", name), "UNDEFINED", None)
+    assert {v for v in values.values() if v < 0} <= {undefined}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -264,6 +264,31 @@ def test_the_card_has_licence_scores_and_references(hub, merged, tmp_path):
         assert hub.files("org/name")[name] == (scores / f"res_refcoco/val/pictures/{kind}_00.jpg").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "kept"),
+    [
+        ("coco_ap", {"AP": 0.25, "AP50": 0.5, "APs": 0.0, "APl": -1.0}, {"AP": 0.25, "AP50": 0.5, "APs": 0.0}),
+        ("lvis_ap", {"AP": 0.25, "APr": -1.0}, {"AP": 0.25}),
+        ("miou", {"mIoU": 0.5, "n_classes": 6}, {"mIoU": 0.5}),
+        ("normal_error", {"mean": 21.5, "within_30": 0.75, "n_pixels": 180224}, {"mean": 21.5, "within_30": 0.75}),
+        ("tests.fixtures.plugins.made_eval.signed", {"skill": -1.0, "n_tries": 3}, {"skill": -1.0}),
+    ],
+)
+def test_counts_and_what_is_not_defined_are_no_scores(hub, merged, tmp_path, metric, values, kept):
+    """-1 is COCO's word for "no such true object"; a metric that does not say so may score below zero."""
+    scores = evaluated(tmp_path / "scores")
+    file = scores / "res_refcoco" / "metrics.json"
+    document = json.loads(file.read_text())
+    document["protocol"] |= {"metric": metric, "reference": []}
+    document["splits"]["val"] = {**values, "n": 40, "invalid": 3, "seconds": 1.5}
+    file.write_text(json.dumps(document))
+    assert main(["publish", str(merged), "org/name", "--results", str(scores)]) == 0
+    front, body = card_of(hub)
+    (result,) = front["model-index"][0]["results"]
+    assert {m["type"]: m["value"] for m in result["metrics"]} == kept
+    assert f"| model | split | n | invalid | {' | '.join(kept)} | source |" in body
+
+
 def test_no_pictures_where_none_are_wanted(hub, merged, tmp_path):
     scores = evaluated(tmp_path / "scores")
     assert main(["publish", str(merged), "org/name", "--results", str(scores), "--pictures", "0"]) == 0

@@ -17,9 +17,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ufo_tune import plugins
 from ufo_tune.errors import EvalError
+from ufo_tune.metrics._base import is_count
 
-_NO_SCORE = frozenset({"n", "invalid", "seconds"})
 _WHOSE = {"merged": "these weights", "run": "the run before it was merged", "": "weights that cannot be compared"}
 
 
@@ -45,7 +46,8 @@ class Scored:
         rows: list[dict[str, Any]] = []
         for split, values in splits.items():
             counts = {k: values[k] for k in ("n", "invalid")}
-            rows.append({"model": "**this one**", "split": split, **counts, **scores(values), "source": "measured"})
+            own = scores(values, protocol["metric"])
+            rows.append({"model": "**this one**", "split": split, **counts, **own, "source": "measured"})
             rows += [dict(row) for row in protocol["reference"] if row["split"] == split]
         return rows
 
@@ -55,7 +57,7 @@ class Scored:
         how = {"protocol": self.name, "template": self.document["template"], "limit": self.document["limit"] or None}
         how |= {"decode": protocol["decode"], "measured_on": self.whose}
         for split, values in self.document["splits"].items():
-            for metric, value in scores(values).items():
+            for metric, value in scores(values, protocol["metric"]).items():
                 yield EvalResult(
                     task_type="image-text-to-text",
                     task_name=protocol["task"],
@@ -104,10 +106,18 @@ def read(folders: Iterable[Path], weights: Mapping[str, str]) -> list[Scored]:
     return sorted(found, key=lambda scored: scored.name)
 
 
-def scores(values: Mapping[str, Any]) -> dict[str, float]:
-    """What was measured, without counts and times; a value that is not defined is left out."""
-    kept = {k: v for k, v in values.items() if k not in _NO_SCORE}
-    return {k: v for k, v in kept.items() if isinstance(v, int | float) and not math.isnan(v)}
+def scores(values: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """What was measured, without counts and times; a value that is not defined is left out.
+
+    Args:
+        values: of a split, as ``metrics.json`` holds them.
+        metric: whose they are.
+    Raises:
+        ConfigError: no such metric.
+    """
+    undefined = getattr(plugins.find("metrics", metric), "UNDEFINED", math.nan)
+    kept = {k: v for k, v in values.items() if k != "seconds" and not is_count(k)}
+    return {k: v for k, v in kept.items() if isinstance(v, int | float) and not math.isnan(v) and v != undefined}
 
 
 def _document(file: Path) -> dict[str, Any]:

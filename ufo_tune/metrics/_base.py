@@ -20,7 +20,8 @@ Row = TypeVar("Row")
 class MetricLike(Protocol):
     """What the evaluator asks of ``metrics/<name>.py: Metric``; ``RowMetric`` is one way to give it.
 
-    It may also have ``curves()``, lines for the report: name -> (x [n], y [n]).
+    It may also have ``curves()``, lines for the report: name -> (x [n], y [n]). A number other than NaN that means
+    "not defined" is the file's ``UNDEFINED``.
     """
 
     def update(self, sample: Sample, prediction: Prediction) -> None:

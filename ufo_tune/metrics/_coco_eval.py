@@ -16,6 +16,8 @@ from ufo_tune.metrics._base import truth
 
 IouType = Literal["bbox", "segm"]
 Backend = Literal["pycocotools", "faster"]
+UNDEFINED = -1.0
+"""What COCO's code gives as AP where there is no such true object: no score, which is never below 0."""
 Curve = tuple[np.ndarray, np.ndarray]
 """Points of a line, x [n] and y [n]."""
 ONE_CLASS = "object"
@@ -93,13 +95,13 @@ def prepare(records: Sequence[Record], classes: Mapping[str, int], iou_type: Iou
 
 def mean_found(values: np.ndarray) -> float:
     """The mean without COCO's -1 (nothing to find); -1 where nothing else is there."""
-    found = values[values > -1]
-    return float(found.mean()) if found.size else -1.0
+    found = values[values > UNDEFINED]
+    return float(found.mean()) if found.size else UNDEFINED
 
 
 def precision_curve(precision: np.ndarray) -> dict[str, Curve]:
     """Precision [R, K] at R equidistant recalls and of K classes as a line by name; none without a true object."""
-    found = precision[:, (precision > -1).all(0)]  # [R, classes with objects]
+    found = precision[:, (precision > UNDEFINED).all(0)]  # [R, classes with objects]
     if not found.size:
         return {}
     return {"precision over recall at IoU 0.5": (np.linspace(0, 1, len(found)), found.mean(1))}

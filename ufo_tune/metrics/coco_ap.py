@@ -24,7 +24,9 @@ import numpy as np
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.metrics import _coco_eval as coco_eval
 from ufo_tune.metrics._base import RowMetric
-from ufo_tune.metrics._coco_eval import Backend, Curve, IouType, Record
+from ufo_tune.metrics._coco_eval import UNDEFINED, Backend, Curve, IouType, Record
+
+__all__ = ["UNDEFINED", "Metric"]
 
 _NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -61,7 +63,7 @@ class Metric(RowMetric[Record]):
     def summary(self) -> dict[str, float]:
         """The six values; -1 where there is no such true object."""
         evaluation = self._evaluate()
-        values = [-1.0] * len(_NAMES) if evaluation is None else map(float, evaluation.stats[: len(_NAMES)])
+        values = [UNDEFINED] * len(_NAMES) if evaluation is None else map(float, evaluation.stats[: len(_NAMES)])
         return dict(zip(_NAMES, values, strict=True))
 
     def curves(self) -> dict[str, Curve]:

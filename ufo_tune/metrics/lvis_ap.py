@@ -29,7 +29,9 @@ import numpy as np
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.metrics import _coco_eval as coco_eval
 from ufo_tune.metrics._base import RowMetric
-from ufo_tune.metrics._coco_eval import Curve, IouType, Record
+from ufo_tune.metrics._coco_eval import UNDEFINED, Curve, IouType, Record
+
+__all__ = ["UNDEFINED", "Metric"]
 
 _MOST = 300
 """Predictions of an image that count."""
