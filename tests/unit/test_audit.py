@@ -187,6 +187,21 @@ def test_audit_finds_copies_under_other_names(tmp_path: Path) -> None:
     assert "not opened" in str(gone.overlaps[1])
 
 
+def test_pairs_are_no_pictures_and_text_is_none(tmp_path: Path) -> None:
+    """Two of ours, each like the same two of theirs: four pairs, two pictures. Words show none, and hide none."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png", 1)
+        shutil.copy(tmp_path / f"{name}.png", tmp_path / f"other_{name}.png")
+    picture(tmp_path / "c.png", 2)
+    words = {"question": "why?", "answer": "so", "task": "vqa"}
+    for name, images in (("train", ["a.png", "b.png", "c.png"]), ("val", ["other_a.png", "other_b.png"])):
+        write_jsonl(tmp_path / f"{name}.jsonl", [words, *({**words, "image": image} for image in images), words])
+    train, val = (jsonl.load(str(tmp_path), name, task="vqa") for name in ("train", "val"))
+    found = audit.audit(train, val)
+    assert (len(found.overlaps), found.shared, found.to_dict()["shared"]) == (4, 2, 2)
+    assert (found.images, found.held_images, found.samples, found.unreadable) == (3, 2, 2, 0)
+
+
 def _recipe(folder: Path, **data: Any) -> Recipe:
     protocol = {"task": "rec", "dataset": "jsonl", "root": str(folder), "splits": ["val"], "metric": "rec_accuracy"}
     away = protocol | {"root": str(folder / "absent")}

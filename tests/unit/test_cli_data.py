@@ -165,8 +165,59 @@ def test_audit_of_a_file_and_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureF
     (row,) = told["overlaps"]
     assert (row["entry"], row["suite"]) == ("data.mixture.0 (jsonl/train)", "mine:val")
     assert row["overlaps"][0]["bits"] == 0 and not row["overlaps"][0]["by_name"]
-    (tmp_path / "val.jsonl").unlink()
-    assert "mine:val: cannot be opened" in _run(capsys, "data", "audit", tmp_path / "train.jsonl", *against)
+
+
+def _mine(folder: Path, *splits: str) -> None:
+    """A protocol ``mine.yaml`` over JSONL files in the folder."""
+    protocol = {"task": "rec", "dataset": "jsonl", "root": str(folder), "metric": "rec_accuracy"}
+    (folder / "mine.yaml").write_text(yaml.safe_dump({**protocol, "splits": list(splits)}))
+
+
+def _boxes(folder: Path, name: str, images: list[str], *bad: dict[str, Any]) -> None:
+    rows = [{"image": i, "objects": {"ref": ["it"], "bbox": [[5, 6, 15, 18]]}} for i in images]
+    write_jsonl(folder / f"{name}.jsonl", [*rows, *bad])
+
+
+def test_audit_counts_pictures_and_tells_what_it_did_not_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One picture of ours is three of theirs; bad rows and splits that are not there are told."""
+    for number in range(2):
+        picture(tmp_path / f"{number}.png", number)
+    copies = [f"copy_{n}.png" for n in "abc"]
+    for copy in copies:
+        shutil.copy(tmp_path / "1.png", tmp_path / copy)
+    _boxes(tmp_path, "train", ["0.png", "1.png"], {"image": "0.png", "objects": {"ref": ["it"], "bbox": []}})
+    _boxes(tmp_path, "val", copies)
+    _mine(tmp_path, "val", "test")
+    words = ("data", "audit", tmp_path / "train.jsonl", "--against", tmp_path / "mine.yaml")
+    said = _run(capsys, *words)
+    assert "mine:val: 1 of 2 images are among the 3 of evaluation; 1 of 2 samples show them" in said
+    assert "(rec): 1 bad rows were not looked at" in said
+    assert "mine:test: cannot be opened, so nothing was compared with it (" in said and "left out" not in said
+    told = json.loads(_run(capsys, *words, "--json"))
+    (row,) = told["overlaps"]
+    assert (row["shared"], len(row["overlaps"]), row["skipped"]) == (1, 3, 1)
+    assert [line.partition(": cannot")[0] for line in told["missing"]] == ["mine:test"]
+
+
+@pytest.mark.parametrize("given", [(), ("--json",)])
+def test_an_audit_that_compares_nothing_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: tuple[str, ...]
+) -> None:
+    picture(tmp_path / "0.png", 0)
+    _boxes(tmp_path, "val", ["0.png"])
+    _boxes(tmp_path, "train", [], *[{"image": "0.png", "objects": {"ref": ["it"], "bbox": []}}] * 4)
+    _mine(tmp_path, "val")
+    words = ["data", "audit", str(tmp_path / "train.jsonl"), "--against", str(tmp_path / "mine.yaml"), *given]
+    assert cli.main(words) == 2
+    assert "train.jsonl: no row can be looked at (got 4 bad ones)" in capsys.readouterr().err
+    _mine(tmp_path, "test")
+    _boxes(tmp_path, "train", ["0.png"])
+    assert cli.main(words) == 2
+    out, error = capsys.readouterr()
+    assert "mine:test: cannot be opened, so nothing was compared with it" in error and "training" not in error
+    assert out == "" and error.rstrip().endswith("mine.yaml: no split can be opened; nothing was compared")
 
 
 def test_check_says_what_training_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

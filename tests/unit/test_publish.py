@@ -12,11 +12,13 @@ from PIL import Image
 
 from tests import hub_server
 from ufo_tune.cli import main
+from ufo_tune.config import Recipe
 from ufo_tune.core.codec import Codec
 from ufo_tune.engine import remote
 from ufo_tune.errors import ModelError
 
 GOOD, STRANGER = "hf_" + "g" * 34, "hf_" + "s" * 34
+DATA = {"data": {"mixture": [{"task": "res", "dataset": "scenes"}]}}
 SHARDS = {"model-00001-of-00002.safetensors": b"\x01" * 40_000, "model-00002-of-00002.safetensors": b"\x02" * 50_000}
 
 
@@ -83,6 +85,14 @@ def evaluated(folder, weights="bbbb"):
         Image.new("RGB", (8, 8)).save(pictures / name)
     (pictures / "captions.json").write_text(json.dumps(captions))
     return folder
+
+
+def audited(suite, **changes):
+    """A row of ``data audit --json``: two pictures of seven, one of which looks like three of the five."""
+    pairs = [("train.jsonl:1", "a"), ("train.jsonl:1", "b"), ("train.jsonl:1", "c"), ("train.jsonl:4", "d")]
+    overlaps = [{"ours": ours, "theirs": theirs, "by_name": False, "bits": 0} for ours, theirs in pairs]
+    row = {"entry": "data.mixture.0", "suite": suite, "images": 7, "held_images": 5, "overlaps": overlaps}
+    return row | {"samples": 9, "other_pictures": 0, "unreadable": 0} | changes
 
 
 def local(folder):
@@ -240,8 +250,7 @@ def card_of(hub, repo="org/name"):
 
 def test_the_card_has_licence_scores_and_references(hub, merged, tmp_path):
     scores = evaluated(tmp_path / "scores")
-    overlap = {"entry": "data.mixture.0", "suite": "res_refcoco", "images": 7, "held_images": 5, "overlaps": [1, 2]}
-    (scores / "audit.json").write_text(json.dumps({"missing": [], "overlaps": [overlap]}))
+    (scores / "audit.json").write_text(json.dumps({"missing": [], "overlaps": [audited("res_refcoco:val")]}))
     assert main(["publish", str(merged), "org/name", "--results", str(scores)]) == 0
     front, body = card_of(hub)
     assert front["license"] == "llama2" and front["base_model"] == "llava-hf/llava-1.5-7b-hf"
@@ -256,12 +265,41 @@ def test_the_card_has_licence_scores_and_references(hub, merged, tmp_path):
     assert "| UFO-InternVL2.5-8B | val |  |  | 0.81 | UFO, table 3 |" in body
     assert "0.826" not in body  # of a split that was not measured
     assert "only the first 40 samples" in body.lower()
-    assert "2 of 7 training pictures are among the 5 of evaluation" in body
+    assert "data.mixture.0 and res_refcoco:val: 2 of 7 pictures of this data are among the 5 of evaluation, by" in body
+    assert "or look.\n" in body and "not checked" not in body
     assert "[LICENSE.txt](LICENSE.txt)" in body
     for kind in ("best", "worst"):
         name = f"images/res_refcoco_val_{kind}_00.jpg"
         assert f"]({name})" in body
         assert hub.files("org/name")[name] == (scores / f"res_refcoco/val/pictures/{kind}_00.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("audit", "protocols", "says"),
+    [
+        (None, [], ["res_refcoco:val: not checked (`ufo-tune data audit`)."]),
+        ([], [], ["res_refcoco:val: not checked (`ufo-tune data audit`)."]),  # no suite of it could be opened
+        ([audited("res_refcoco:testA", overlaps=[])], [], ["val: not checked", "testA: 0 of 7 pictures of this data"]),
+        ([audited("res_refcoco:val", overlaps=[])], [], ["res_refcoco:val: 0 of 7 pictures of this data are among"]),
+        ([audited("res_refcoco:val", unreadable=2, skipped=3)], [], ["look; 2 could not be opened; 3 bad rows were"]),
+        (None, ["${DATA}/res_refcoco.yaml:val"], ["res_refcoco:val: training left out its pictures"]),
+        (None, ["rec_refcoco", "res_refcoco"], ["res_refcoco:val: training left out its pictures"]),
+        (None, ["rec_refcoco:val", "res_refcoco:testA"], ["res_refcoco:val: not checked"]),
+    ],
+)
+def test_the_card_says_of_every_score_whether_training_saw_it(hub, merged, tmp_path, audit, protocols, says):
+    scores = evaluated(tmp_path / "scores")
+    settings = json.loads((merged / "ufo_config.json").read_text())
+    recipe = Recipe.from_dict({"model": {"base": "tiny:llava"}} | DATA).model_dump(mode="json")
+    settings["trained"]["recipe"] = recipe | {"eval": {**recipe["eval"], "protocols": protocols}}
+    (merged / "ufo_config.json").write_text(json.dumps(settings))
+    if audit is not None:
+        (scores / "audit.json").write_text(json.dumps({"missing": [], "overlaps": audit}))
+    assert main(["publish", str(merged), "org/name", "--results", str(scores)]) == 0
+    section = card_of(hub)[1].partition("## Pictures of evaluation that training saw\n")[2].partition("\n## ")[0]
+    assert section.count("\n- ") == len(says) and "Nothing was evaluated" not in section
+    for line in says:
+        assert line in section
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LISTED = 20
 """Overlaps that are listed; the others are counted. ``--json`` has all."""
+_OF_TRAINING = ", so its images are not left out"
+"""What ``Held`` says of a split that it cannot open, which is about training."""
 
 
 def convert(args: Namespace) -> None:
@@ -82,37 +84,57 @@ def stats(args: Namespace) -> None:
 
 
 def audit(args: Namespace) -> None:
-    """Evaluation images in training data: counts, and where."""
+    """Evaluation images in training data: counts, and where.
+
+    Raises:
+        DataError: there is nothing that could be compared.
+    """
     from ufo_tune.data.audit import audit
     from ufo_tune.engine.suites import Held
 
     held = Held.of(args.against)
     entries = _trained_on(args)
+    missing = [line.replace(_OF_TRAINING, ", so nothing was compared with it") for line in held.missing]
+    if not held.samples:
+        raise DataError("\n".join([*missing, f"{args.against}: no split can be opened; nothing was compared"]))
     rows: list[dict[str, Any]] = []
     told: set[str] = set()
     for entry, samples in entries.items():
+        skipped = getattr(samples, "skipped", 0)
         for suite, other in held.samples.items():
             found = audit(samples, other, bits=args.bits, progress=not args.json)
-            rows.append({"entry": entry, "suite": suite, **found.to_dict()})
+            rows.append({"entry": entry, "suite": suite, "skipped": skipped, **found.to_dict()})
             if not args.json:
                 print(
-                    f"{entry} and {suite}: {len(found.overlaps)} of {found.images} images are among the "
+                    f"{entry} and {suite}: {found.shared} of {found.images} images are among the "
                     f"{found.held_images} of evaluation; {found.samples} of {len(samples)} samples show them"
                 )
                 _print_overlaps(found, told)
+        if skipped and not args.json:
+            print(f"{entry}: {skipped} bad rows were not looked at; `ufo-tune data validate` lists them")
     if args.json:
-        print(json.dumps({"missing": held.missing, "overlaps": rows}, indent=2, ensure_ascii=False))
-    for line in () if args.json else held.missing:
+        print(json.dumps({"missing": missing, "overlaps": rows}, indent=2, ensure_ascii=False))
+    for line in () if args.json else missing:
         print(line)
 
 
 def _trained_on(args: Namespace) -> dict[str, Samples]:
-    """The samples of a JSONL's tasks, or of a recipe's entries."""
+    """The samples of a JSONL's tasks, or of a recipe's entries.
+
+    Raises:
+        DataError: every row of the file is bad.
+    """
     if args.what.endswith((".jsonl", ".json")):
         from ufo_tune.data.inspect import open_tasks
 
         opened = open_tasks(args.what, image_root=args.image_root, on_bad_sample="skip")
-        return {f"{args.what} ({samples.task})": samples for samples in opened if len(samples)}
+        found: dict[str, Samples] = {f"{args.what} ({s.task})": s for s in opened if len(s)}
+        if not found:
+            raise DataError(
+                f"{args.what}: no row can be looked at (got {opened[0].skipped} bad ones); `ufo-tune data validate` "
+                "lists them"
+            )
+        return found
     from ufo_tune.config import Recipe
     from ufo_tune.engine.sources import open_entry
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import filecmp
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -161,7 +161,11 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What two sets share. ``other_pictures`` counts images whose names agree while the pictures do not."""
+    """What two sets share. ``other_pictures`` counts images whose names agree while the pictures do not.
+
+    ``overlaps`` are pairs: one image of ours that looks like three of theirs stands in three of them, and is one of the
+    ``shared``.
+    """
 
     images: int
     held_images: int
@@ -170,13 +174,18 @@ class Audit:
     other_pictures: int
     unreadable: int
 
+    @property
+    def shared(self) -> int:
+        """How many of our images are among theirs."""
+        return len({overlap.ours for overlap in self.overlaps})
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        return {"shared": self.shared, **asdict(self)}
 
 
 def audit(samples: Samples, held: Samples, *, bits: int = LOOK_BITS, progress: bool = False) -> Audit:
-    """Every image that two sets share, by name or by look. All images are opened, each once.
+    """Every image that two sets share, by name or by look. All images are opened, each once; text has none.
 
     Args:
         samples: of training.
@@ -185,8 +194,8 @@ def audit(samples: Samples, held: Samples, *, bits: int = LOOK_BITS, progress: b
         progress: show bars.
     """
     ours, theirs = first_places(samples), first_places(held)
-    our_looks, their_looks = (_looks(s, list(p.values()), progress) for s, p in ((samples, ours), (held, theirs)))
-    our_keys, their_keys = list(ours), list(theirs)
+    by_key = [_looks(s, places, progress) for s, places in ((samples, ours), (held, theirs))]
+    (our_keys, their_keys), (our_looks, their_looks) = map(list, by_key), [list(looks.values()) for looks in by_key]
     their_number = {key: j for j, key in enumerate(their_keys)}
     named = {(i, j) for i, key in enumerate(our_keys) if (j := their_number.get(key)) is not None}
     found: dict[tuple[int, int], int | None] = {}
@@ -200,8 +209,8 @@ def audit(samples: Samples, held: Samples, *, bits: int = LOOK_BITS, progress: b
     found |= near_pairs(our_looks, their_looks, bits)
     shared = {our_keys[i] for i, _ in found}
     return Audit(
-        images=len(ours),
-        held_images=len(theirs),
+        images=len(our_keys),
+        held_images=len(their_keys),
         overlaps=tuple(
             Overlap(_place(samples, ours[our_keys[i]]), _place(held, theirs[their_keys[j]]), (i, j) in named, differ)
             for (i, j), differ in sorted(found.items())
@@ -241,21 +250,21 @@ def near_pairs(a: Sequence[int | None], b: Sequence[int | None], bits: int) -> d
     return found
 
 
-def _looks(samples: Samples, places: Sequence[int], progress: bool) -> list[int | None]:
-    """The hash of each sample's image; None where it cannot be opened, or is text only."""
-    looks: list[int | None] = []
-    with ThreadPoolExecutor() as pool, tqdm(total=len(places), desc="look", unit="image", disable=not progress) as bar:
-        for start in range(0, len(places), 256):  # few at once: some may be pixels in memory
-            images = [_image(samples, place) for place in places[start : start + 256]]
-            looks += pool.map(_look, images)
-            bar.update(len(images))
+def _looks(samples: Samples, places: Mapping[str, int], progress: bool) -> dict[str, int | None]:
+    """Key -> hash of the image, None where it cannot be opened; keys of samples that are text only are left out."""
+    looks: dict[str, int | None] = {}
+    rows = list(places.items())
+    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc="look", unit="image", disable=not progress) as bar:
+        for start in range(0, len(rows), 256):  # few at once: some may be pixels in memory
+            some = rows[start : start + 256]
+            images = {key: image for key, place in some if (image := _image(samples, place)) is not None}
+            looks |= zip(images, pool.map(_look, images.values()), strict=True)
+            bar.update(len(some))
     return looks
 
 
-def _look(image: Image | None) -> int | None:
+def _look(image: Image) -> int | None:
     try:
-        if image is None:
-            return None
         return _file_hash(image) if isinstance(image, Path) else perceptual_hash(image)
     except DataError:
         return None

@@ -32,7 +32,7 @@ class Facts:
         repo: ``ORG/NAME``.
         settings: the model's ``ufo_config.json``.
         scored: its evaluations.
-        overlaps: rows of ``ufo-tune data audit --json``; None where no audit was made.
+        overlaps: rows of ``ufo-tune data audit --json``, of all audits that were made.
         pictures: file name in the repository -> caption.
         texts: names of the licence texts that go along.
     """
@@ -40,7 +40,7 @@ class Facts:
     repo: str
     settings: Mapping[str, Any]
     scored: Sequence[Scored] = ()
-    overlaps: Sequence[Mapping[str, Any]] | None = None
+    overlaps: Sequence[Mapping[str, Any]] = ()
     pictures: Mapping[str, str] | None = None
     texts: Sequence[str] = ()
 
@@ -217,20 +217,40 @@ def _scores(facts: Facts) -> str:
 
 
 def _overlap(facts: Facts) -> str:
-    data, section = facts.recipe.get("data", {}), facts.recipe.get("eval", {})
-    kept_out = {Path(p.partition(":")[0]).stem for p in section.get("protocols", ()) if data.get("exclude_eval")}
+    """What is known of every split that was scored, and every audit."""
+    checked = {row["suite"] for row in facts.overlaps}
     lines = []
     for scored in facts.scored:
-        if scored.name in kept_out:
-            lines.append(f"- {scored.name}: its pictures were left out of training (equal names that look alike).")
-        elif facts.overlaps is None:
-            lines.append(f"- {scored.name}: not checked (`ufo-tune data audit`).")
-    for row in facts.overlaps or ():
-        lines.append(
-            f"- {row['entry']} and {row['suite']}: {len(row['overlaps'])} of {row['images']} training pictures are "
-            f"among the {row['held_images']} of evaluation, by name or look."
-        )
+        for split in scored.document["splits"]:
+            if _held_out(facts.recipe, scored.name, split):
+                lines.append(
+                    f"- {scored.name}:{split}: training left out its pictures (equal names that look alike), as far as "
+                    "they were at hand."
+                )
+            elif f"{scored.name}:{split}" not in checked:
+                lines.append(f"- {scored.name}:{split}: not checked (`ufo-tune data audit`).")
+    lines += [_audited(row) for row in facts.overlaps]
     return "\n".join(lines) or "Nothing was evaluated, so nothing was compared."
+
+
+def _held_out(recipe: Mapping[str, Any], name: str, split: str) -> bool:
+    """Whether the recipe keeps the pictures of a protocol's split out of training; without a split it names all."""
+    if not recipe.get("data", {}).get("exclude_eval"):
+        return False
+    asked = [protocol.partition(":") for protocol in recipe.get("eval", {}).get("protocols", ())]
+    return any(Path(file).stem == name and part in ("", split) for file, _, part in asked)
+
+
+def _audited(row: Mapping[str, Any]) -> str:
+    """One comparison in words. Pairs are listed; one picture may be in several."""
+    shared = len({pair["ours"] for pair in row["overlaps"]})
+    said = (
+        f"- {row['entry']} and {row['suite']}: {shared} of {row['images']} pictures of this data are among the "
+        f"{row['held_images']} of evaluation, by name or look"
+    )
+    said += f"; {row['unreadable']} could not be opened" if row["unreadable"] else ""
+    skipped = row.get("skipped", 0)  # audits of older versions do not say
+    return said + (f"; {skipped} bad rows were not looked at." if skipped else ".")
 
 
 def _pictures(facts: Facts) -> list[str]:

@@ -188,13 +188,13 @@ def _card(
     return model_card.write(model_card.Facts(repo, settings, found, _overlaps(results), pictures, texts))
 
 
-def _overlaps(results: Sequence[Path]) -> list[dict[str, Any]] | None:
-    """Rows of the audits that lie beside the scores; None where there is none."""
-    rows: list[dict[str, Any]] | None = None
+def _overlaps(results: Sequence[Path]) -> list[dict[str, Any]]:
+    """Rows of the audits that lie beside the scores."""
+    rows: list[dict[str, Any]] = []
     for file in (path / _AUDIT for path in results):
         if file.exists():
             try:
-                rows = (rows or []) + json.loads(file.read_text(encoding="utf-8"))["overlaps"]
+                rows += json.loads(file.read_text(encoding="utf-8"))["overlaps"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise EvalError(f"{file}: not an audit ({error}); write it by `ufo-tune data audit --json`") from error
     return rows
