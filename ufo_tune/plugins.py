@@ -9,10 +9,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
+import os
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from ufo_tune.errors import ConfigError
 
@@ -31,6 +35,23 @@ _PLUMBING = {
         "vision_cache", "flex", "stretches", "new_tokens",
     }
 }  # fmt: skip
+
+
+_SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((Integral,), "a whole number"),
+    float: ((Real,), "a number"),
+    str: ((str, os.PathLike), "text"),
+    NoneType: ((NoneType,), "null"),
+}
+"""Annotation -> what may stand for it, and its name in messages."""
+
+
+class Between(NamedTuple):
+    """Bounds of an option, both allowed: ``threshold: Annotated[float, Between(0, 1)]``."""
+
+    low: float
+    high: float = math.inf
 
 
 def names(kind: str) -> list[str]:
@@ -76,7 +97,7 @@ def check_options(where: str, function: Callable[..., Any], options: Mapping[str
     """Refuse options that ``function`` does not take as keyword-only arguments, before data or weights are touched.
 
     Raises:
-        ConfigError: an unknown option, or a required one is missing.
+        ConfigError: an unknown option, one of another kind or out of bounds, or a required one is missing.
     """
     parameters = {
         n: p for n, p in inspect.signature(function).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
@@ -89,3 +110,68 @@ def check_options(where: str, function: Callable[..., Any], options: Mapping[str
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{where}.{name}: is required (got nothing); add it")
+    check_values(where, function, options)
+
+
+def check_values(where: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse values that are no such thing as the annotations of ``function`` say, or out of their bounds.
+
+    Numbers, texts, booleans, lists and mappings of them are told apart; which texts there are to choose from is the
+    function's own to say, and other annotations take anything.
+
+    Raises:
+        ConfigError: naming the first such option.
+    """
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except NameError:  # an annotation that only a type checker can resolve: then none of them can be looked at
+        return
+    for name, value in options.items():
+        wanted = parameters[name].annotation if name in parameters else Any
+        if not _fits(value, wanted):
+            hint = "; YAML takes a number for text unless it has a point, as in 1.0e-4" if _looks_like(value) else ""
+            raise ConfigError(f"{where}.{name}: is of the wrong kind (got {value!r}); give {_called(wanted)}{hint}")
+        for low, high in (m for m in get_args(wanted) if isinstance(m, Between)):
+            if not low <= value <= high:
+                allowed = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+                raise ConfigError(f"{where}.{name}: is out of range (got {value!r}); give {allowed}")
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if isinstance(wanted, type) and wanted in _SCALARS:
+        kinds, _ = _SCALARS[wanted]
+        return isinstance(value, kinds) and (wanted is bool or not isinstance(value, bool))
+    if origin is Annotated:
+        return _fits(value, parts[0])
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:  # a choice that does not exist is told by the function, which names what there is
+        return any(isinstance(value, type(choice)) for choice in parts)
+    if not isinstance(origin, type) or not issubclass(origin, Collection):
+        return True
+    if issubclass(origin, Mapping):
+        key, item = parts
+        return isinstance(value, Mapping) and all(_fits(k, key) and _fits(v, item) for k, v in value.items())
+    if isinstance(value, str | Mapping) or not isinstance(value, Collection):
+        return False
+    return len(parts) != 1 or not isinstance(value, list | tuple) or all(_fits(v, parts[0]) for v in value)
+
+
+def _called(wanted: Any) -> str:
+    """An annotation in words."""
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if isinstance(wanted, type) and wanted in _SCALARS:
+        return _SCALARS[wanted][1]
+    if origin is Annotated:
+        return _called(parts[0])
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return ", or ".join(map(_called, parts))
+    return "a mapping" if issubclass(origin, Mapping) else "a list"
+
+
+def _looks_like(value: Any) -> bool:
+    """Whether a text is what a person would call a number with an exponent."""
+    return isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) is not None

@@ -106,14 +106,26 @@ def plain_soft_nms(a, scores, labels, threshold, min_score):
     return result
 
 
+@pytest.mark.parametrize("min_score", [0.0, 0.2])
+def test_soft_nms_names_a_box_once(min_score):
+    """Equal boxes decay to a score of exactly 0: kept where that is enough, dropped where it is not."""
+    a = torch.tensor([[0.0, 0, 10, 10]] * 3 + [[5, 5, 9, 9]])
+    scores, labels = [0.9, 0.8, 0.7, 0.1], [0, 0, 0, 1]
+    keep, new = boxes.soft_nms(a, torch.tensor(scores), torch.tensor(labels), min_score=min_score)
+    expected = plain_soft_nms(a.tolist(), scores, labels, 0.5, min_score)
+    assert keep.tolist() == [i for i, _ in expected] == ([0, 3, 1, 2] if min_score == 0 else [0])
+    assert new.tolist() == pytest.approx([s for _, s in expected])
+
+
+@pytest.mark.parametrize("min_score", [0.0, 0.05])
 @pytest.mark.parametrize("seed", range(5))
-def test_soft_nms_equals_a_plain_loop(seed):
+def test_soft_nms_equals_a_plain_loop(seed, min_score):
     generator = torch.Generator().manual_seed(seed)
     a = random_boxes(60, seed, extent=20.0).double()
     scores = torch.rand(60, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 3, (60,), generator=generator)
-    keep, new = boxes.soft_nms(a, scores, labels, iou_threshold=0.3, min_score=0.05)
-    expected = plain_soft_nms(a.tolist(), scores.tolist(), labels.tolist(), 0.3, 0.05)
+    keep, new = boxes.soft_nms(a, scores, labels, iou_threshold=0.3, min_score=min_score)
+    expected = plain_soft_nms(a.tolist(), scores.tolist(), labels.tolist(), 0.3, min_score)
     assert keep.tolist() == [i for i, _ in expected]
     assert new.tolist() == pytest.approx([s for _, s in expected])
     assert (new.diff() <= 0).all()

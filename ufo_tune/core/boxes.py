@@ -70,19 +70,17 @@ def soft_nms(
     """
     overlap = iou(boxes.double(), boxes.double()) * (labels[:, None] == labels[None])  # [N, N]
     decay = torch.where(overlap > iou_threshold, 1 - overlap, 1.0)  # [N, N]
-    left = scores.double().clone()
-    left[left < min_score] = -1.0
+    left = scores.double().clone()  # [N]
+    alive = left >= min_score  # [N]; a score may decay to 0 and stay, so no score can mean "gone"
     order: list[int] = []
     kept: list[float] = []
     # Sequential by definition: who is best next depends on the decays so far. One vector operation a box.
-    for _ in range(len(left)):
-        best = int(left.argmax())
-        if left[best] < 0:
-            break
+    while bool(alive.any()):
+        best = int(left.where(alive, -torch.inf).argmax())
         order.append(best)
         kept.append(float(left[best]))
+        alive[best] = False
         left = left * decay[best]
-        left[left < min_score] = -1.0
-        left[best] = -1.0
+        alive &= left >= min_score
     keep = torch.tensor(order, dtype=torch.long, device=boxes.device)
     return keep, torch.tensor(kept, dtype=scores.dtype, device=scores.device)

@@ -43,7 +43,7 @@ def ask(task: str, template: Wording, options: Mapping[str, Any]) -> Asked:
     """Resolve a task, its template and options (each goes to ``encode``, ``decode`` or both, by signature).
 
     Raises:
-        ConfigError: unknown task, template or option, or a template of another task.
+        ConfigError: unknown task, template or option, a value that is none, or a template of another task.
     """
     module = plugins.find("tasks", task)
     found = templates.load(template or module.TEMPLATE)
@@ -60,6 +60,8 @@ def ask(task: str, template: Wording, options: Mapping[str, Any]) -> Asked:
         if name not in known:
             raise ConfigError(f"tasks.{task}.{name}: no such option; {plugins.did_you_mean(name, known)}")
     chosen = {f: {k: v for k, v in options.items() if k in takes[f]} for f in takes}
+    for f, given in chosen.items():
+        plugins.check_values(f"tasks.{task}", getattr(module, f), given)
     return Asked(module, found, chosen["encode"], chosen["decode"])
 
 

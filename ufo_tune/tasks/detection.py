@@ -6,7 +6,7 @@ Source: UFO (arXiv 2503.01342) sec. 3.3; ufo.md 2.1 and 8.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ufo_tune.core.answers import Grammar, Parsed
 from ufo_tune.core.boxes import soft_nms
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample
+from ufo_tune.plugins import Between
 from ufo_tune.tasks import _grid_task as grid_task
 from ufo_tune.templates import Template
 
@@ -72,9 +73,9 @@ def decode(
     sample: Sample,
     codec: Codec,
     *,
-    max_per_image: int = 100,
-    iou_threshold: float = 0.5,
-    min_score: float = 1e-3,
+    max_per_image: Annotated[int, Between(1)] = 100,
+    iou_threshold: Annotated[float, Between(0, 1)] = 0.5,
+    min_score: Annotated[float, Between(0, 1)] = 1e-3,
 ) -> Prediction:
     """Boxes, the best first; the score is the probability of an answer's first token, lowered by soft-NMS.
 

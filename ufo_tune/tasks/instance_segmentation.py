@@ -6,7 +6,7 @@ Source: UFO (arXiv 2503.01342) sec. 3.2, 3.3; ufo.md 2.2 and 8.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ufo_tune.core.codec import Codec
 from ufo_tune.core.retrieval import mask_logits, slot_queries
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Rle, Sample, Slot
 from ufo_tune.core.views import crop_logits
+from ufo_tune.plugins import Between
 from ufo_tune.tasks import _grid_task as grid_task
 from ufo_tune.templates import Template
 
@@ -78,9 +79,9 @@ def decode(
     sample: Sample,
     codec: Codec,
     *,
-    max_per_image: int = 100,
-    sigma: float = 2.0,
-    min_score: float = 0.05,
+    max_per_image: Annotated[int, Between(1)] = 100,
+    sigma: Annotated[float, Between(0)] = 2.0,
+    min_score: Annotated[float, Between(0, 1)] = 0.05,
 ) -> Prediction:
     """Masks with their bounds as boxes, the best first.
 

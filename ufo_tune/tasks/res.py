@@ -9,6 +9,7 @@ Source: UFO (arXiv 2503.01342) sec. 3.2; ufo.md 2.5, 2.6 and 4. GRES (arXiv 2306
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ufo_tune.core.answers import Grammar
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.tiles import Blend, Tile
 from ufo_tune.core.types import Dialogue, Generation, Prediction, Sample, Slot
+from ufo_tune.plugins import Between
 from ufo_tune.tasks import _single_answer as single
 from ufo_tune.tasks._single_answer import NO_TARGET
 from ufo_tune.tasks._truth import asked_text, explanation, nothing, one_object, whole_masks
@@ -56,7 +58,9 @@ def encode(sample: Sample, template: Template, codec: Codec, rng: np.random.Gene
     return single.dialogue(template, question, text, (slot,), phrase)
 
 
-def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: float = 0.5) -> Prediction:
+def decode(
+    generation: Generation, sample: Sample, codec: Codec, *, threshold: Annotated[float, Between(0, 1)] = 0.5
+) -> Prediction:
     """The mask of the first whole slot, its bounds as box, and a score: the answer's certainty times the mask's.
 
     The mask's is the mean probability of its pixels, 0 where it has none: the words alone tell nothing where only one
@@ -85,7 +89,11 @@ def decode(generation: Generation, sample: Sample, codec: Codec, *, threshold: f
 
 
 def join(
-    parts: Iterable[tuple[Tile, Generation]], sample: Sample, codec: Codec, *, threshold: float = 0.5
+    parts: Iterable[tuple[Tile, Generation]],
+    sample: Sample,
+    codec: Codec,
+    *,
+    threshold: Annotated[float, Between(0, 1)] = 0.5,
 ) -> Prediction:
     """The mask of a picture from answers about overlapping tiles of it: probabilities blended, then cut.
 
