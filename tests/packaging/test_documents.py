@@ -93,7 +93,7 @@ def test_every_dependency_is_pinned_in_the_constraints():
     wanted = {canonical(r) for r in PROJECT["dependencies"]}
     extras = [
         r
-        for e in ("augment", "quant", "deepspeed", "demo", "supervision", "docs", "dev")
+        for e in ("augment", "quant", "deepspeed", "demo", "supervision", "docs", "fast", "dev")
         for r in PROJECT["optional-dependencies"][e]
     ]
     wanted |= {canonical(r) for r in extras} - {"ufo-tune"}
