@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from ufo_tune.config import Protocol
 from ufo_tune.core import masks
 from ufo_tune.core.types import Prediction, Sample, Targets
 from ufo_tune.datasets import lvis as lvis_dataset
+from ufo_tune.engine.sources import ask
 from ufo_tune.errors import ConfigError, EvalError
 from ufo_tune.metrics import coco_ap, lvis_ap
 
@@ -73,6 +75,13 @@ def test_three_hundred_predictions_of_an_image_count_whatever_their_class():
     for others, wanted in ((299, 1.0), (300, 0.0)):
         found = _found(("apple", BOX, 0.1), *[("cup", ELSEWHERE, 0.9)] * others)
         assert _values((sample, found))["AP"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["lvis_boxes", "lvis_masks"])
+def test_the_protocols_give_as_many_predictions_as_count(name):
+    """LVIS counts 300 an image; the tasks give 100 unless they are told, as COCO does."""
+    protocol = Protocol.load(name, keep_unset=True)
+    assert ask(protocol.task, "", protocol.task_options).decode_options["max_per_image"] == 300
 
 
 def test_groups_have_values_of_their_own():
