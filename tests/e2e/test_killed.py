@@ -37,16 +37,16 @@ RANDOM_TRAIN, RANDOM_EVAL = 7, 3  # with those at the stages below: 20
 KILLED = -signal.SIGKILL
 
 
-def child(command: list[str], death: tuple[str, int, bool] | None = None) -> None:
-    """Run the command line; with ``death`` (what, which call of it, after it or before) kill this very process."""
+def child(command: list[str], death: tuple[str, int, bool] | None = None, by: int = signal.SIGKILL) -> None:
+    """Run the command line; with ``death`` (what, which call of it, after it or before) this process is signalled."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-equality is promised for CPUs
     torch.set_num_threads(1)
     if death is not None:
-        _arm(*death)
+        _arm(*death, by)
     sys.exit(cli.main(command))
 
 
-def _arm(what: str, number: int, after: bool) -> None:
+def _arm(what: str, number: int, after: bool, by: int) -> None:
     places = {"checkpoint": checkpoint, "torch": torch, "os": os, "shutil": shutil, "log": PredictionLog}
     place, _, name = what.partition(".")
     real, calls = getattr(places[place], name), itertools.count(1)
@@ -54,10 +54,10 @@ def _arm(what: str, number: int, after: bool) -> None:
     def dies(*args: Any, **kwargs: Any) -> Any:
         due = next(calls) == number
         if due and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         result = real(*args, **kwargs)
-        if due:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if due and after:
+            os.kill(os.getpid(), by)
         return result
 
     setattr(places[place], name, dies)
@@ -206,15 +206,14 @@ def test_a_finished_run_is_left_as_it_is(full):
 def test_sigterm_saves_and_exits_well_and_the_rest_is_the_same(lora, tmp_path):
     file, whole, _ = lora
     run = Run(file, tmp_path / "run")
-    told = FORKS.Process(target=child, args=(run.command,))
-    told.start()
-    while len(run.log()) < SAVE + 1 and told.is_alive():
-        time.sleep(0.001)
-    os.kill(told.pid, signal.SIGTERM)
+    told = FORKS.Process(target=child, args=(run.command, ("checkpoint.write", 2, True), signal.SIGTERM))
+    told.start()  # the signal comes within the second save
     told.join(300)
     assert told.exitcode == 0
     stopped = run.step
-    assert SAVE < stopped < STEPS and run.log() == list(range(1, stopped + 1)), "every step that was taken is saved"
+    assert 2 * SAVE <= stopped < STEPS and run.log() == list(range(1, stopped + 1)), (
+        "every step that was taken is saved"
+    )
     assert run.attempt() == 0
     assert run.log() == list(range(1, STEPS + 1)), "no step is taken twice"
     assert same(whole.weights(), run.weights())
