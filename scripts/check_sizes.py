@@ -20,7 +20,7 @@ KINDS = ("datasets", "tasks", "models", "objectives", "metrics")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("core",),
-    ("plugins", "templates", "config", "resources", "_torchvision"),
+    ("plugins", "templates", "config", "resources", "outputs", "_torchvision"),
     KINDS,
     ("data", "show"),
     ("engine",),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that the terminal cannot show are no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args, rest = build_parser().parse_known_args(arguments)
         args.overrides = parse_overrides(rest, args.free)
@@ -231,7 +234,7 @@ def _add_use(commands: _Commands) -> None:
         "eval runs/my --suite scenes_rec\neval merged --suite scenes_rec:test,scenes_res --limit 100 --json\n"
         "eval --compare runs/a/eval runs/b/eval           is B better than A, or was it luck?",
     )
-    sub.add_argument("checkpoint", metavar="CKPT", type=Path, nargs="?", help="run, merged model, or prepared base")
+    sub.add_argument("checkpoint", metavar="CKPT", nargs="?", help="run, merged model, or prepared base")
     sub.add_argument("--suite", help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
     sub.add_argument("--limit", type=int, default=0, help="samples of each split (all)")
     sub.add_argument(
@@ -255,7 +258,7 @@ def _add_use(commands: _Commands) -> None:
         'predict merged photo.jpg --task rec --text "the red ball"\n'
         "predict merged *.png --task detection --classes cup,plate --out seen --json",
     )
-    sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
+    sub.add_argument("checkpoint", metavar="CKPT", help="run, merged model, or prepared base")
     sub.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="JPEG or PNG of any size and mode")
     sub.add_argument("--task", required=True, help="rec, res, detection, instance_segmentation, vqa, ...")
     sub.add_argument("--text", default="", help="the phrase (rec, res) or the question (vqa, conversation)")

@@ -21,6 +21,11 @@ from ufo_tune import resources
 from ufo_tune.errors import ConfigError
 from ufo_tune.plugins import did_you_mean
 
+Tracker = Literal[
+    "tensorboard", "wandb", "trackio", "mlflow", "aim", "comet_ml", "clearml", "dvclive", "swanlab", "all"
+]
+"""Those that accelerate knows, by its names; all but the first are packages of their own."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
@@ -162,7 +167,7 @@ class TrainSection(_Section):
     """Checkpoint every so many steps; 0: only at the end."""
     save_total_limit: int = Field(2, ge=1)
     logging_steps: int = Field(10, ge=1)
-    report_to: tuple[str, ...] = ("tensorboard",)
+    report_to: tuple[Tracker, ...] = ("tensorboard",)
 
 
 class EvalSection(_Section):

@@ -78,7 +78,7 @@ def find(kind: str, name: str) -> ModuleType:
     Raises:
         ConfigError: no such plug-in, or it lacks a required name.
     """
-    if "." in name:
+    if "." in name and all(part.isidentifier() for part in name.split(".")):  # `.res` would be a relative import
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:

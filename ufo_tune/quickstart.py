@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ufo_tune import outputs
 from ufo_tune.config import Recipe
 from ufo_tune.engine import gallery
 from ufo_tune.engine.evaluate import evaluate
@@ -75,9 +76,9 @@ def quickstart(out: Path, overrides: dict[str, str] | None = None, name: str = "
     Returns:
         The summary.
     Raises:
-        ConfigError: ``out`` holds something already.
+        ConfigError: ``out`` holds something already, or cannot be a folder.
     """
-    if out.exists() and any(out.iterdir()):
+    if outputs.folder(out).exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty; choose another --out, or delete it to start again")
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock()

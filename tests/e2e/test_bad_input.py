@@ -148,6 +148,48 @@ def test_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "train.jsonl" in refused(capsys, "train", recipe(tmp_path), "--out", tmp_path / "run", "--quiet")
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "a" * 300])
+def test_where_nothing_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Known before anything is loaded, drawn or scored: what is loaded here does not even exist."""
+    own_data(tmp_path)
+    (tmp_path / "file").write_text("somebody's")
+    monkeypatch.setattr("ufo_tune.engine.load.base", lambda *_, **__: pytest.fail("loads a base"))
+    monkeypatch.setattr("ufo_tune.engine.train.Sources", lambda *_, **__: pytest.fail("opens data"))
+    out, gone = ("--out", tmp_path / place), tmp_path / "gone"
+    jsonl = tmp_path / "train.jsonl"
+    for arguments in (
+        ("predict", gone, tmp_path / "a.png", "--task", "rec", "--text", "x", *out),
+        ("train", recipe(tmp_path), "--quiet", *out),
+        ("eval", gone, "--suite", "scenes_rec", *out),
+        ("eval", "--compare", gone, gone, *out),
+        ("prepare", "tiny:llava", *out),
+        ("merge", gone, *out),
+        ("import-ufo", gone, "--base", gone, *out),
+        ("quickstart", *out),
+        ("data", "show", jsonl, *out),
+        ("data", "stats", jsonl, *out),
+        (
+            "data",
+            "convert",
+            "scenes",
+            "",
+            "val",
+            "--task",
+            "rec",
+            "--limit",
+            "1",
+            "--out",
+            tmp_path / place / "a.jsonl",
+        ),
+    ):
+        line = refused(capsys, *arguments)
+        assert place.split("/")[0] in line and "cannot be" in line, line
+    assert (tmp_path / "file").read_text() == "somebody's"
+    assert cli.main(["data", "convert", "scenes", "", "val", "--task", "rec", "--out", str(tmp_path)]) == 2
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an adapter, and everything in its checkpoint."""

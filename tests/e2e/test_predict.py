@@ -6,6 +6,7 @@ The model is random; its answers are readable all the same, because predict writ
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -207,6 +208,8 @@ def _file(folder: Path, name: str) -> Path:
         ("good.png", ["--task", "vqa"], ["good.png", "the question is empty"]),
         ("good.png", ["--task", "rec", "--text", "a <MASK>"], ["good.png", "<MASK>"]),
         ("good.png", ["--task", "conversation", "--text", "What is at <bbox>?"], ["points at object 0", "in words"]),
+        ("good.png", ["--task", "rec", "--text", "caf\udce9"], ["good.png", "half a letter", "'caf\\udce9'"]),
+        ("good.png", ["--task", "detection", "--classes", "caf\udce9"], ["good.png", "half a letter"]),
         ("good.png", ["--task", "detektion", "--classes", "cup"], ["detektion", "did you mean 'detection'"]),
         ("good.png", ["--task", "detection"], ["good.png", "no classes"]),
         ("good.png", ["--task", "detection", "--classes", " , "], ["good.png", "no classes"]),
@@ -237,6 +240,20 @@ def test_a_comma_parts_classes(checkpoint: Path, tmp_path: Path, capsys: pytest.
     assert cli.main([*call, "--out", str(tmp_path / "out"), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["classes"] == ["red", "circle"] and set(row["labels"]) <= {"red", "circle"}
+
+
+def test_a_picture_whose_name_is_not_utf_8(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    _file(tmp_path, "good.png").rename(file)
+    call = ["predict", str(checkpoint), str(file), "--task", "rec", "--text", "x", "--out", str(tmp_path / "out")]
+    assert cli.main([*call, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["image"] == str(file)
+    written = tmp_path / "out" / os.fsdecode(b"caf\xe9.json")
+    assert json.loads(written.read_text("utf-8")) == row, "the name can be read back, and opens the file"
+    assert cli.main(call) == 0, "without --json it is said in words"
 
 
 def test_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

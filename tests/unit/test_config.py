@@ -51,6 +51,7 @@ def test_missing_key():
         ("train.learning_rate", "-1", "greater than 0"),
         ("train.max_steps", "many", "integer"),
         ("model.language", "half", "'lora'"),
+        ("train.report_to", "[foo]", "'tensorboard'"),
         ("data.mixture", "[]", "at least 1"),
     ],
 )

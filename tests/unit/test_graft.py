@@ -77,6 +77,26 @@ def test_what_cannot_be_grafted_is_refused(language, tmp_path):
         prepare(str(language), tmp_path / "c", vision="random", tower={"depth": 3})
     with pytest.raises(ModelError, match="no tower that a LLaVA can have"):
         prepare(str(language), tmp_path / "d", vision=str(language))
+    (tmp_path / "file").write_text("{}")
+    tiny.model("llava", tmp_path).save(tmp_path / "llava")
+    for name, says in (
+        ("tiny:llava", "tiny:llava: no such folder .*a causal language model"),
+        (str(tmp_path / "file"), r"file: no such folder \(got a file\)"),
+        (str(tmp_path / "gone.gguf"), "gone.gguf: no such GGUF file"),
+        ("./gone", r"\./gone: no such folder"),
+        ("three/parts/gone", "three/parts/gone: no such folder"),
+        (str(tmp_path / "llava"), r"llava: cannot be read as a causal language model \(.*LlavaConfig"),
+    ):
+        with pytest.raises(ModelError, match=says):
+            prepare(name, tmp_path / "f", vision="random")
+    with pytest.raises(ModelError, match="gone: no such folder"):
+        prepare(str(language), tmp_path / "f", vision=str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match="llava: no tower that a LLaVA can have"):
+        prepare(str(language), tmp_path / "f", vision=str(tmp_path / "llava"))
+    (tmp_path / "llava" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="llava: cannot be read as a vision tower"):
+        prepare(str(language), tmp_path / "f", vision=str(tmp_path / "llava"))
+    assert not (tmp_path / "f").exists()
     (language / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         prepare(str(language), tmp_path / "e", vision="random")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,20 @@ def test_pixels_in_memory() -> None:
     for bad in (COLOURS[..., 0], COLOURS.astype(float), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2, 3), np.uint8)):
         with pytest.raises(DataError, match="RGB uint8"):
             open_image(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [
+        ("a" * 300 + ".png", "file name too long"),
+        ("data:image/png;base64," + "iVBOR" * 5000, "file name too long"),
+        ("data:image/png;base64,iVBOR", "an address or data, which are not read"),
+        ("https://example.com/a.jpg", "an address or data, which are not read"),
+        ("a.jpg", "nothing"),
+    ],
+)
+@pytest.mark.parametrize("read", [open_image, image_size])
+def test_what_is_no_files_name(read: Callable[[Path], object], name: str, got: str) -> None:
+    with pytest.raises(DataError, match=rf"no such image \(got {got}\); check the path") as caught:
+        read(Path(name))
+    assert len(str(caught.value)) < 400

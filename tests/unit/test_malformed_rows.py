@@ -73,6 +73,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "image is a number": ({**GOOD, "image": 5}, "has no image .got 5"),
     "image is empty": ({**GOOD, "image": ""}, r"has no image .got \[''\]"),
     "images holds null": ({"images": [None], "objects": GOOD["objects"]}, "has no image"),
+    "image has a long name": ({**GOOD, "image": "a" * 252 + ".png"}, "no such image .got file name too long"),
     "image holds a null character": ({**GOOD, "image": "a\0.png"}, "no such image"),
     "ref is a text": (_objects(ref="cup"), "objects.ref: is no list of texts"),
     "ref holds a number": (_objects(ref=[1]), "objects.ref: is no list of texts"),

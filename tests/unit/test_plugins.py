@@ -35,6 +35,12 @@ def test_unknown_name_suggests_the_nearest():
         plugins.find("tasks", "recc")
 
 
+@pytest.mark.parametrize("name", [".res", "../res", "res.", "a..b", "ufo tune.res"])
+def test_dots_alone_make_no_module(name):
+    with pytest.raises(ConfigError, match=r"tasks: no such name .*known: caption"):
+        plugins.find("tasks", name)
+
+
 def test_plugin_out_of_tree(tmp_path, monkeypatch):
     package = tmp_path / "ufo_tune_elsewhere"
     package.mkdir()

@@ -15,6 +15,7 @@ from ufo_tune.cli import main
 from ufo_tune.config import Recipe
 from ufo_tune.core.codec import Codec
 from ufo_tune.engine import remote
+from ufo_tune.engine.load import load
 from ufo_tune.errors import ModelError
 
 GOOD, STRANGER = "hf_" + "g" * 34, "hf_" + "s" * 34
@@ -183,7 +184,9 @@ def test_nobody_listens(hub, merged, capsys):
     hub.__exit__()
     assert main(["publish", str(merged), "org/name"]) == 2
     assert "org/name: the Hub cannot be reached" in capsys.readouterr().err
-    with pytest.raises(ModelError, match=r"cannot be reached.*check the network"):
+    with pytest.raises(
+        ModelError, match=r"org/name: no such folder here, and the Hub cannot be reached.*check the net"
+    ):
         remote.snapshot("org/name")
 
 
@@ -195,6 +198,40 @@ def test_what_load_says_of_repositories(hub, merged):
         remote.snapshot("org/none")
     with pytest.raises(ModelError, match=r"org/plain: no such revision"):
         remote.snapshot("org/plain", "v9")
+
+
+def test_what_a_mistyped_base_is_told(hub, tmp_path, monkeypatch, capsys):
+    """What can be no repository is refused at once; of what can be one, the Hub is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "rgb.png").write_bytes(b"")
+    for name in ("./bases/typo", "../typo", "/none/typo", "three/parts/typo", "pics/rgb.png"):
+        for command in (["check", "quickstart", "--model.base", name], ["prepare", name, "--out", "out"]):
+            assert main(command) == 2
+            assert f"error: {name}: no such folder (got" in capsys.readouterr().err
+        with pytest.raises(ModelError, match=rf"{name}: no such folder \(got"):
+            load(name)
+    Image.new("RGB", (8, 8)).save("red.png")
+    for command in (
+        ["predict", "./a/typo", "red.png", "--task", "res", "--text", "x"],
+        ["eval", "./a/typo", "--suite", "scenes_res"],
+    ):
+        assert main(command) == 2
+        assert "error: ./a/typo: no such folder (got nothing there)" in capsys.readouterr().err
+    assert not hub.requests
+    for command in (["check", "quickstart", "--model.base", "bases/typo"], ["prepare", "bases/typo", "--out", "o"]):
+        assert main(command) == 2
+        assert "error: bases/typo: no such folder here, and not loaded from the Hub" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["check", "quickstart", "--model.base", "empty"]) == 2
+    assert "error: empty: holds no model (got no config.json)" in capsys.readouterr().err
+
+
+def test_a_recipe_is_checked_without_a_network(hub, capsys):
+    hub.__exit__()
+    assert main(["check", "quickstart", "--model.base", "org/name"]) == 0
+    said = capsys.readouterr().out
+    assert "memory: not estimated (org/name: no such folder here, and not loaded from the Hub" in said
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "pytorch_model.bin", "extra/state.pkl"])

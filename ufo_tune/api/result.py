@@ -163,7 +163,7 @@ class Result:
         path = Path(path)
         if path.suffix.lower() == ".json":
             text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
+            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             return path
         if path.suffix.lower() not in Pillow.registered_extensions():
             raise ConfigError(f"save: no such kind of picture (got {path.name!r}); end it in .png, .jpg or .json")

@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from ufo_tune import outputs
 from ufo_tune.commands.use import names
 from ufo_tune.errors import ConfigError, DataError
 
@@ -70,6 +71,8 @@ def stats(args: Namespace) -> None:
     """Counts of each task as text, JSON and charts."""
     from ufo_tune.data.stats import chart, stats, table
 
+    if args.out:
+        outputs.folder(args.out)
     counted = {task: stats(found, progress=not args.json) for task, found in _opened(args).items()}
     if args.json:
         print(json.dumps({task: found.to_dict() for task, found in counted.items()}, indent=2, ensure_ascii=False))

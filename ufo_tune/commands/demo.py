@@ -14,7 +14,7 @@ EXAMPLES = "demo quickstart/merged --open\ndemo merged --port 8080 --examples my
 
 def arguments(sub: ArgumentParser) -> None:
     """What the command takes."""
-    sub.add_argument("checkpoint", metavar="CKPT", type=Path, help="run, merged model, or prepared base")
+    sub.add_argument("checkpoint", metavar="CKPT", help="run, merged model, or prepared base")
     sub.add_argument("--port", type=int, default=PORT, help="0 takes a free one (%(default)s)")
     sub.add_argument("--host", default=HOST, help="address to listen at; any other lets others in (%(default)s)")
     sub.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="of a picture (%(default)s)")

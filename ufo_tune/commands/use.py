@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ufo_tune import plugins
+from ufo_tune import outputs, plugins
 from ufo_tune.errors import ConfigError
 
 
@@ -26,7 +26,8 @@ def evaluate(args: Namespace) -> None:
     from ufo_tune.engine.evaluate import evaluate_checkpoint
 
     # A published model has no folder here, and one of its name would be taken for it the next time.
-    out = args.out or (args.checkpoint / "eval" if args.checkpoint.is_dir() else Path(f"eval_{args.checkpoint.name}"))
+    here = Path(args.checkpoint)
+    out = args.out or (here / "eval" if here.is_dir() else Path(f"eval_{here.name}"))
     evaluate_checkpoint(args.checkpoint, args.suite, limit=args.limit, out=out, progress=not args.json)
     if os.environ.get("RANK", "0") == "0":
         text = (out / "metrics.json").read_text(encoding="utf-8")
@@ -43,6 +44,8 @@ def _compare(args: Namespace) -> None:
     from ufo_tune.engine.compare_report import rows, write_comparison
 
     a, b = args.compare
+    if args.out:
+        outputs.folder(args.out)
     differences = compare(a, b, resamples=args.resamples, progress=not args.json)
     if args.out:
         write_comparison(differences, a, b, args.out)
@@ -61,7 +64,7 @@ def _compare(args: Namespace) -> None:
 
 def predict(args: Namespace) -> None:
     """Answer one question about some pictures."""
-    missing = [str(i) for i in args.images if not i.is_file()]
+    missing = [str(i) for i in args.images if not os.path.isfile(i)]
     if missing:
         raise ConfigError(f"predict: no such file (got {', '.join(missing)}); give pictures that exist")
     if args.tile < 0:

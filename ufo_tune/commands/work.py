@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo_tune.config import Recipe
+from ufo_tune.errors import ConfigError
 
 
 def quickstart(args: Namespace) -> None:
@@ -58,7 +59,10 @@ def _given(args: Namespace, *sections: str) -> dict[str, dict[str, Any]]:
     given: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for key, text in args.overrides.items():
         section, _, name = key.partition(".")
-        given[section][name] = yaml.safe_load(text)
+        try:
+            given[section][name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--{key}: is no YAML value (got {text!r}); quote it") from error
     return given
 
 
@@ -96,7 +100,6 @@ def estimate(args: Namespace) -> None:
     """What a recipe needs of each GPU, under each profile."""
     recipe = Recipe.load(args.recipe, args.overrides)
     from ufo_tune.engine import estimate as engine
-    from ufo_tune.errors import ConfigError
     from ufo_tune.plugins import did_you_mean
 
     if args.gpus < 1:

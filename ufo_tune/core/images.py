@@ -8,6 +8,7 @@ that reads annotations uses ``image_size``, so sizes, too, are those after rotat
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -27,6 +28,8 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """Formats that are read; others (EPS, ...) start programs or are no pictures."""
 _ORIENTATION = 274  # EXIF tag
+_LONG = 1000  # characters of a name in a message: pictures as text have millions
+_NO_PATH = re.compile(r"(https?|ftp|s3|gs|hf|data):")
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -109,8 +112,9 @@ def grey_thumbnail(image: Image, side: int) -> np.ndarray:
 def _opened(path: Path, max_pixels: int) -> Iterator[pil.Image]:
     """The file, opened but not decoded; whatever Pillow raises inside becomes a ``DataError``."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such image (got {'a folder' if path.is_dir() else 'nothing'}); check the path")
+    if (got := _instead_of_file(path)) is not None:
+        name = str(path) if len(str(path)) <= _LONG else f"{path!s:.80}..."
+        raise DataError(f"{name}: no such image (got {got}); check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own bound is checked below; damaged EXIF is no news
@@ -127,6 +131,18 @@ def _opened(path: Path, max_pixels: int) -> Iterator[pil.Image]:
         raise DataError(f"{path}: image is too large (got: {error}); shrink it to {max_pixels / 1e6:g} Mpx") from error
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot read the image (got {error}); replace the damaged file") from error
+
+
+def _instead_of_file(path: Path) -> str | None:
+    """What a path is, where it is no file; None where it is one."""
+    try:
+        if path.is_file():
+            return None
+        if path.is_dir():
+            return "a folder"
+    except OSError as error:  # a name that is too long, such as a whole picture as text
+        return str(error.strerror).lower()
+    return "an address or data, which are not read" if _NO_PATH.match(str(path)) else "nothing"
 
 
 def _head(path: Path) -> bytes:

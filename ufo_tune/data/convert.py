@@ -26,6 +26,7 @@ from PIL import Image as pil
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ufo_tune import outputs
 from ufo_tune.core import masks, placeholders
 from ufo_tune.core.types import Rle, Sample, Samples, Targets
 from ufo_tune.data.inspect import kind_of
@@ -139,16 +140,17 @@ class _Writer:
         """A writer whose files are in place at the end, and gone if anything was wrong.
 
         Raises:
-            ConfigError: one of the files exists.
+            ConfigError: one of the files exists, or none can be written there.
         """
         images, depths, class_file = _beside(out)
         part = out.with_name(f".{out.name}.part")
+        outputs.file(out)
         for path in (out, images, depths, class_file):
             if path.exists():
                 raise ConfigError(f"{path}: exists already (got it as a file to write); give another --out")
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with part.open("w", encoding="utf-8", errors="backslashreplace") as file:  # names of files in no UTF-8
                 yield cls(out, file)
             part.replace(out)
         except BaseException:

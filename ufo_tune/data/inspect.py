@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ufo_tune import outputs
 from ufo_tune.core.types import Sample, Samples, Targets
 from ufo_tune.data import in_words
 from ufo_tune.data.images import open_image, sample_image
@@ -175,9 +176,10 @@ def sheets(samples: dict[str, Samples], out: Path | str, *, limit: int = 16) -> 
     """Contact sheets of samples by task: ``<out>/<task>.png``, for those tasks that have any.
 
     Raises:
+        ConfigError: ``out`` cannot be a folder.
         DataError: a bad sample.
     """
-    folder = Path(out)
+    folder = outputs.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for task, found in samples.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,9 +44,9 @@ def existing(path: Path, what: str) -> Path:
     Raises:
         DataError: it does not; the message says how far the path does exist.
     """
-    if path.is_file():
+    if os.path.isfile(path):  # which says no of a name that is too long, where Path would raise
         return path
-    parent = next((p for p in path.parents if p.is_dir()), Path())
+    parent = next((p for p in path.parents if os.path.isdir(p)), Path())
     found = sorted(p.name for p in parent.iterdir())[:8]
     raise DataError(f"{path}: no such {what}; {parent} has {', '.join(found) or 'no files'}; check root and split")
 

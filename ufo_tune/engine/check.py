@@ -21,13 +21,14 @@ from ufo_tune.core.types import Dialogue, Samples
 from ufo_tune.data.augment import Augment
 from ufo_tune.data.images import sample_image
 from ufo_tune.data.open import find_dataset, open_dataset
-from ufo_tune.engine.load import EMBEDDED
+from ufo_tune.engine.load import EMBEDDED, refuse_base
+from ufo_tune.engine.remote import is_unknown
 from ufo_tune.engine.room import before_anything
 from ufo_tune.engine.sources import Asked, ask, ask_protocol, dataset_task, open_entries, steps
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.tiling import check_tiling
 from ufo_tune.engine.trainable import check_objectives
-from ufo_tune.errors import ConfigError, DataError, ModelError
+from ufo_tune.errors import DataError, ModelError
 from ufo_tune.models import tiny
 from ufo_tune.models.ufo import CONFIG_NAME, read_settings
 
@@ -38,9 +39,10 @@ def check(recipe: Recipe) -> list[str]:
     Raises:
         ConfigError: an unknown name or option, a template of another task, a dataset that does not serve the task.
         DataError: a dataset that cannot be opened, or a bad first sample.
-        ModelError: a codec field that does not exist.
+        ModelError: a codec field that does not exist, or a base that is nowhere.
     """
     lines = resolve(recipe)
+    refuse_base(recipe.model.base)
     codec = _codec(recipe.model)
     opened, left_out = open_entries(recipe)
     for number, (entry, samples) in enumerate(zip(recipe.data.mixture, opened, strict=True)):
@@ -169,8 +171,7 @@ def _memory(recipe: Recipe) -> list[str]:
     try:
         return before_anything(recipe)
     except ModelError as error:
-        if Path(recipe.model.base).is_absolute():
-            raise ConfigError(
-                f"model.base: no such folder (got {recipe.model.base!r}); make it with `ufo-tune prepare`"
-            ) from error
+        # A recipe is also checked where there is no network; but what is here, or is nowhere, would be no base later.
+        if Path(recipe.model.base).exists() or is_unknown(error):
+            raise
         return [f"memory: not estimated ({error})"]

@@ -24,7 +24,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch import nn
 from tqdm.auto import tqdm
 
-from ufo_tune import __version__, plugins
+from ufo_tune import __version__, outputs, plugins
 from ufo_tune.config import Protocol
 from ufo_tune.core.types import Samples
 from ufo_tune.data.open import open_dataset
@@ -46,7 +46,7 @@ Sanity = dict[str, list[Line]]
 
 
 def evaluate(
-    model: Any, protocol: Protocol, *, limit: int = 0, out: Path | None = None, progress: bool = True
+    model: Any, protocol: Protocol, *, limit: int = 0, out: str | Path | None = None, progress: bool = True
 ) -> Results:
     """Score a model on every split of a protocol.
 
@@ -57,17 +57,23 @@ def evaluate(
         out: folder for ``metrics.json`` and, per split, ``predictions.jsonl`` and pictures; what died is gone on with.
         progress: show a bar.
     Raises:
-        ConfigError: a name or option of the protocol does not resolve.
+        ConfigError: a name or option of the protocol does not resolve, or ``out`` cannot be a folder.
         DataError: the data cannot be read.
         EvalError: predictions cannot be scored, or ``out`` holds those of other weights or another protocol.
     """
+    out = None if out is None else outputs.folder(out)
     results = _evaluate(model, protocol, limit, out, progress)
     _release({out: protocol} if out else {})
     return results
 
 
 def evaluate_checkpoint(
-    path: str | Path, suites: str | Sequence[str], *, limit: int = 0, out: Path | None = None, progress: bool = True
+    path: str | Path,
+    suites: str | Sequence[str],
+    *,
+    limit: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
 ) -> dict[str, Results]:
     """Load a model and score it on several protocols.
 
@@ -80,10 +86,13 @@ def evaluate_checkpoint(
     Returns:
         Protocol -> split -> metric -> value.
     Raises:
-        ConfigError: no such protocol or split.
+        ConfigError: no such protocol or split, or ``out`` cannot be a folder.
         ModelError: no such model, or a damaged one.
     """
     protocols = parse_suites(suites)
+    out = None if out is None else Path(out)
+    if out is not None and not Path(path).is_file():  # which is refused below, and not the folder in it
+        outputs.folder(out)
     state = _processes()
     model = load(path).to(state.device)
     for name, protocol in protocols.items():  # what the last one lacks is told before the first one is asked

@@ -6,10 +6,13 @@ where it is ``random``. Training then has to teach it to see, so train projector
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -25,6 +28,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from ufo_tune.engine import remote
 from ufo_tune.errors import ConfigError, ModelError
 
 IMAGE = "<image>"
@@ -59,7 +63,7 @@ def graft(
         layers: of it.
     Raises:
         ConfigError: the sizes do not fit each other.
-        ModelError: no such tower, or the language model has no chat template.
+        ModelError: no such tower or language model, or it has no chat template.
     """
     if image_size % patch or width % 64:
         raise ConfigError(
@@ -107,11 +111,16 @@ def _language(name: str) -> tuple[Any, Any]:
     """The language model and its tokenizer."""
     path = Path(name)
     given: dict[str, Any] = {}
-    if path.suffix == ".gguf":
+    if path.suffix != ".gguf":
+        remote.refuse(name, right="give a causal language model: its folder, Hub id, or a GGUF file", single=True)
+    elif not path.is_file():
+        raise ModelError(f"{path}: no such GGUF file (got nothing there); check the path")
+    else:
         name, given = str(path.parent), {"gguf_file": path.name}
     try:
-        decoder = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **given)
-        tokenizer = AutoTokenizer.from_pretrained(name, **given)
+        with _told(str(path), "causal language model"):
+            decoder = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **given)
+            tokenizer = AutoTokenizer.from_pretrained(name, **given)
     except ImportError as error:
         raise ModelError(f"{path}: cannot be read without the package gguf ({error}); pip install gguf") from error
     if not tokenizer.chat_template:
@@ -123,10 +132,24 @@ def _language(name: str) -> tuple[Any, Any]:
 
 def _tower(name: str) -> tuple[Any, Any]:
     """A pretrained tower and its image processor."""
-    kind = AutoConfig.from_pretrained(name).model_type
-    if kind not in _TOWERS:
-        raise ModelError(f"{name}: no tower that a LLaVA can have (got {kind}); take one of {', '.join(_TOWERS)}")
-    return _TOWERS[kind].from_pretrained(name, dtype=torch.float32), AutoImageProcessor.from_pretrained(name)
+    remote.refuse(name, right="give a CLIP or SigLIP: its folder, Hub id, or `random`", single=True)
+    with _told(name, "vision tower"):
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind not in _TOWERS:
+            raise ModelError(f"{name}: no tower that a LLaVA can have (got {kind}); take one of {', '.join(_TOWERS)}")
+        return _TOWERS[kind].from_pretrained(name, dtype=torch.float32), AutoImageProcessor.from_pretrained(name)
+
+
+@contextmanager
+def _told(name: str, what: str) -> Iterator[None]:
+    """What transformers raises of files that are missing, damaged or of something else, as one clear line."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if not Path(name).exists():
+            raise remote.unreadable(name, error) from error
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{name}: cannot be read as a {what} ({line:.200}); give the folder of one") from error
 
 
 def _random(image_size: int, patch: int, width: int, layers: int) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ufo_tune import outputs
 from ufo_tune.engine import licence, probe, provenance
 from ufo_tune.engine.load import load, precision
 from ufo_tune.engine.predictions import fingerprint
@@ -38,12 +39,14 @@ def merge(run: Path, out: Path) -> dict[str, float]:
         on quantised weights is merged into the base's own precision; ``quantized text`` and ``quantized mask`` then
         say how far the run itself, on its quantised weights, is from what was merged.
     Raises:
-        ConfigError: ``out`` exists.
+        ConfigError: ``out`` exists, or cannot be a folder.
         ModelError: the run cannot be loaded, its base is quantised on disk, or the merged model answers differently
             (``out`` is then removed).
     """
-    if out.exists():
+    if outputs.folder(out).exists():
         raise ConfigError(f"{out}: exists already; choose another --out")
+    if not run.is_dir():
+        raise ModelError(f"{run}: no such folder; give one that `ufo-tune train` wrote")
     model = load(run, quantization="")
     if packed := matrices(model.vlm.hf):
         raise ModelError(

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ufo_tune import plugins
+from ufo_tune import outputs, plugins
 from ufo_tune.core import tokens
 from ufo_tune.core.codec import Codec
-from ufo_tune.engine import checkpoint
+from ufo_tune.engine import checkpoint, remote
 from ufo_tune.engine.load import load
 from ufo_tune.engine.whole_folder import whole_or_nothing
 from ufo_tune.errors import ConfigError, ModelError
@@ -68,16 +68,21 @@ def import_ufo(
         ``{"keys", "lora", "ignored", "from_base"}``: how many keys were read, were LoRA factors, were no weights, and
         how many parameters came from the base.
     Raises:
-        ConfigError: ``out`` exists, or no weights of the family were released.
-        ModelError: an unreadable file, keys that fit nothing (all are listed), shapes that differ, another vocabulary.
+        ConfigError: ``out`` exists or cannot be a folder, or no weights of the family were released.
+        ModelError: no such base, an unreadable file, keys that fit nothing (all are listed), shapes that differ,
+            another vocabulary.
     """
-    if out.exists():
+    if outputs.folder(out).exists():
         raise ConfigError(f"{out}: exists already; choose another --out")
+    remote.refuse(base, right="give the folder or Hub id of the Hugging Face model that UFO started from", single=True)
     layout = _layout(family)
     state = {strip(key): value for key, value in read(file).items()}
     ignored = [k for k in state if re.search(layout.IGNORED, k)]
-    hf = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(base)
+    try:
+        hf = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+        processor = AutoProcessor.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise remote.unreadable(base, error) from error
     parts = sort({k: v for k, v in state.items() if k not in ignored}, layout, hf.config)
     _add_tokens(hf, processor, parts, layout)
     if not adapter:

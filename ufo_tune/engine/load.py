@@ -38,9 +38,8 @@ def load(
         ModelError: not such a folder, or a truncated one; no such repository, or it cannot be reached.
     """
     folder = Path(path)
+    remote.refuse(str(path), right="give a model made by `ufo-tune prepare`, `train` or `merge`")
     if not folder.is_dir():
-        if not remote.is_repo(str(path)):
-            raise ModelError(f"{path}: no such folder; give a model made by `ufo-tune prepare`, `train` or `merge`")
         folder = remote.snapshot(str(path), revision)
     elif revision is not None:
         raise ModelError(f"{path}: a folder has no revisions (got {revision!r}); leave revision out")
@@ -73,8 +72,9 @@ def base(
         quantization: of the language model's matrices: ``nf4``, ``int8`` or none.
     Raises:
         ConfigError: an option that the family does not know.
-        ModelError: no such base, a damaged one, an adapter, or a codec that cannot be.
+        ModelError: no such folder or repository, files that are damaged, an adapter, or a codec that cannot be.
     """
+    refuse_base(name)
     if name == "embedded":
         name = str(EMBEDDED)
     if name.startswith("tiny:"):
@@ -110,6 +110,21 @@ def changed(settings: dict[str, Any], codec: dict[str, Any], options: dict[str, 
     """
     plugins.check_options(f"models/{settings['family']}", plugins.find("models", settings["family"]).build, options)
     return settings | {"codec": settings["codec"] | codec, "options": settings["options"] | options}
+
+
+def refuse_base(name: str) -> None:
+    """Refuse what can be no base, without opening it.
+
+    Raises:
+        ModelError: a file, a folder without a model, or a path that is not there and is no repository's name.
+    """
+    if name == "embedded" or name.startswith("tiny:"):
+        return
+    right = "give a folder (`ufo-tune prepare` makes one), ORG/NAME of the Hub, embedded, or tiny:FAMILY"
+    remote.refuse(name, right=right, single=True)
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / part).exists() for part in ("config.json", CONFIG_NAME, "last")):
+        raise ModelError(f"{name}: holds no model (got no config.json); {right}")
 
 
 def precision(name: str) -> torch.dtype | None:
@@ -164,5 +179,4 @@ def _checked(folder: Path, call: Any) -> Any:
     try:
         return call()
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: cannot be loaded ({line}); the download or checkpoint is incomplete") from error
+        raise remote.unreadable(str(folder), error) from error

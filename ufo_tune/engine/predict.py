@@ -24,7 +24,7 @@ from PIL import ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ufo_tune import plugins, show, templates
+from ufo_tune import outputs, plugins, show, templates
 from ufo_tune.config import DecodeSection, TilingSection
 from ufo_tune.core.images import image_size
 from ufo_tune.core.types import Image, Prediction, Sample, Targets
@@ -217,12 +217,13 @@ def predict_files(
         for its objects), the ``overlay``'s path, and those of ``map_files.write_maps`` where the answer is depth,
         normals or a label map.
     Raises:
-        ConfigError: no images, unknown task.
+        ConfigError: no images, unknown task, or ``out`` cannot be a folder.
         DataError: a picture cannot be read (known of most before the model is loaded), or the question is empty.
         ModelError: no such model, a damaged one, or one that learnt other tasks.
     """
     if not images:
         raise ConfigError("predict: no images (got none); give one file at least")
+    outputs.folder(out)
     samples = [to_sample(file, task, text, classes) for file in images]
     predictor = Predictor(path, tiling=TilingSection(side=tile) if tile else None)
     learnt = sorted(predictor.model.templates)
@@ -245,7 +246,9 @@ def predict_files(
         picture = out / f"{name}.overlay.png"
         overlay(sample, prediction).save(picture)
         row = to_json(sample, prediction) | write_maps(prediction, out, name) | {"overlay": str(picture)}
-        (out / f"{name}.json").write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(row, indent=1, ensure_ascii=False) + "\n"
+        # A file's name may be in no UTF-8; such characters are then written as JSON escapes them.
+        (out / f"{name}.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         rows.append(row)
     return rows
 

@@ -169,7 +169,7 @@ class PredictionLog:
     def __enter__(self) -> Self:
         path = self.folder / (f"predictions.{self.rank}.jsonl" if self.rank else FILE)
         _drop_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")  # names of files in another encoding
         return self
 
     def __exit__(

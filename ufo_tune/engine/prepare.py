@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ufo_tune import plugins
+from ufo_tune import outputs, plugins
 from ufo_tune.engine import licence
 from ufo_tune.engine.graft import graft
 from ufo_tune.engine.load import base
@@ -40,10 +40,10 @@ def prepare(
     Returns:
         ``out``.
     Raises:
-        ConfigError: ``out`` is not empty.
+        ConfigError: ``out`` is not empty, or cannot be a folder.
         ModelError: the base cannot be loaded.
     """
-    if out.exists() and any(out.iterdir()):
+    if outputs.folder(out).exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty; choose another --out")
     if tower and vision != "random":
         raise ConfigError(f"prepare: sizes are those of a random tower (got {tower}); add --vision random")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,12 +51,48 @@ MODEL_FILES = (
     "video_preprocessor_config.json",
 )
 """Names of what a merged model is made of; nothing else is downloaded, and little else goes up."""
+_NOT_HERE = "no such folder here, and "
 _REPO = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 
 def is_repo(name: str) -> bool:
     """Whether a name could be a repository: ``ORG/NAME``."""
     return _REPO.fullmatch(name) is not None
+
+
+def refuse(name: str, *, right: str, single: bool = False) -> None:
+    """Refuse what is no folder and could be no repository, before anybody is asked.
+
+    Args:
+        name: as it was given; a ``Path`` forgets the dot of ``./base``, which says that a folder is meant.
+        right: what to give instead.
+        single: whether a repository's name may go without ``ORG/``, as some old ones of other people do.
+    Raises:
+        ModelError: a file, or a path that is not there and is no ``ORG/NAME``.
+    """
+    if os.path.isdir(name):
+        return
+    if os.path.exists(name):
+        raise ModelError(f"{name}: no such folder (got a file); {right}")
+    if not is_repo(f"org/{name}" if single and "/" not in name else name):
+        raise ModelError(f"{name}: no such folder (got nothing there); {right}")
+
+
+def unreadable(name: str, error: Exception) -> ModelError:
+    """What to say where weights, a config or a tokenizer could not be loaded, from here or from the Hub."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if os.path.exists(name):
+        return ModelError(f"{name}: cannot be loaded ({line}); the download or checkpoint is incomplete")
+    return ModelError(f"{name}: {_NOT_HERE}not loaded from the Hub ({line}); check the name, or the network")
+
+
+def is_unknown(error: BaseException | None) -> bool:
+    """Whether, below an error, the Hub said that there is no such repository."""
+    while error is not None:
+        if isinstance(error, RepositoryNotFoundError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def snapshot(repo: str, revision: str | None = None) -> Path:
@@ -67,7 +104,7 @@ def snapshot(repo: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: no such repository, revision or right, the Hub cannot be reached, or no model of ufo-tune.
     """
-    with clear(repo):
+    with clear(repo, _NOT_HERE):
         try:  # first, so that no gigabytes come for nothing
             hf_hub_download(repo, CONFIG_NAME, revision=revision)
         except LocalEntryNotFoundError:
@@ -89,20 +126,25 @@ def is_published(name: str) -> bool:
 
 
 @contextmanager
-def clear(repo: str) -> Iterator[None]:
-    """Whatever huggingface_hub raises inside becomes a ``ModelError`` that says what to do."""
+def clear(repo: str, here: str = "") -> Iterator[None]:
+    """Whatever huggingface_hub raises inside becomes a ``ModelError`` that says what to do.
+
+    Args:
+        repo: that it is about.
+        here: words before what the Hub does not have: a folder's name that is mistyped looks like a repository's.
+    """
     try:
         yield
     except (HTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled) as e:
-        wrong, right = _explained(e)
+        wrong, right = _explained(e, here)
         raise ModelError(f"{repo}: {wrong}; {right}") from e
     except (OSError, RuntimeError) as e:  # huggingface_hub wraps what happens in its threads in a RuntimeError
         cause = e.__cause__
-        wrong, right = _explained(cause if isinstance(cause, (HTTPError, OSError)) else e)
+        wrong, right = _explained(cause if isinstance(cause, (HTTPError, OSError)) else e, here)
         raise ModelError(f"{repo}: {wrong}; {right}") from e
 
 
-def _explained(error: Exception) -> tuple[str, str]:
+def _explained(error: Exception, here: str) -> tuple[str, str]:
     """What is wrong, and what would be right."""
     if isinstance(error, GatedRepoError):
         return "its owner asks who downloads it (got GatedRepo)", "accept its terms on its page, then `hf auth login`"
@@ -119,13 +161,13 @@ def _explained(error: Exception) -> tuple[str, str]:
         return "the token has no right to do this (got 403)", "log in with a token that may write to this namespace"
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"no such folder here, and no such model on the Hub, or a private one (got {status})",
+            f"{here}no such model on the Hub, or a private one (got {status})",
             "check the name; for a private one `hf auth login`",
         )
     if status:
         return f"the Hub refused (got {status})", "give the same command again, later if it is the Hub's fault (5xx)"
     return (
-        f"the Hub cannot be reached, or broke off (got {_cause(error)})",
+        f"{here}the Hub cannot be reached, or broke off (got {_cause(error)})",
         "check the network and give the same command again; what has arrived is not sent again",
     )
 

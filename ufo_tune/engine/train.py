@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from tqdm.auto import tqdm
 
+from ufo_tune import outputs
 from ufo_tune.config import Recipe
 from ufo_tune.core.types import Batch, LossTerm
 from ufo_tune.engine import checkpoint, load, sharding, speed
@@ -58,7 +59,7 @@ class _Run:
     best: float | None = None  # highest value of eval.best so far, negated where the lowest is best
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
+def train(recipe: Recipe, out: str | Path, *, resume: bool = False, progress: bool = True) -> Path:
     """Train as the recipe says.
 
     Args:
@@ -69,8 +70,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, progress: bool = T
     Returns:
         The last checkpoint, a folder that ``load``, ``eval``, ``predict`` and ``merge`` read.
     Raises:
-        ConfigError: the run folder holds another run, or a name does not resolve.
+        ConfigError: the run folder holds another run or cannot be a folder, or a name does not resolve.
     """
+    out = outputs.folder(out)
     run = _start(recipe, out, resume, told=progress or torch.accelerator.is_available())
     bar = tqdm(
         total=recipe.train.max_steps,

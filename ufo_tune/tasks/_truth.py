@@ -51,11 +51,13 @@ def spoken(sample: Sample, what: str, text: str) -> str:
 
 
 def refuse_tokens(sample: Sample, what: str, text: str, codec: Codec) -> None:
-    """Refuse text that would be read as a place in an answer.
+    """Refuse text that would be read as a place in an answer, or that no tokenizer takes.
 
     Raises:
-        DataError: the text spells one of the codec's tokens.
+        DataError: the text spells one of the codec's tokens, or has halves of characters.
     """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{sample.source}: the {what} holds half a letter (got {text!a:.80}); write it in UTF-8")
     spelled = [token for token in codec.special_tokens if token in text]
     if spelled:
         raise DataError(f"{sample.source}: the {what} spells the token {spelled[0]} (got {text!r}); remove it")
