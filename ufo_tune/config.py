@@ -194,9 +194,10 @@ class EvalSection(_Section):
 
 class _Document(_Section):
     @classmethod
-    def load(cls, name_or_file: str, overrides: Mapping[str, str] | None = None, *, keep_unset: bool = False) -> Self:
+    def load(cls, name_or_file: str, overrides: Mapping[str, Any] | None = None, *, keep_unset: bool = False) -> Self:
         """Read a YAML by name (shipped) or path and apply ``{"a.b": "value"}`` overrides.
 
+        Texts among the overrides are read as YAML, other values are taken as they are.
         ``keep_unset`` leaves environment variables that are not set as they are written, for looking at names only.
 
         Raises:
@@ -209,7 +210,7 @@ class _Document(_Section):
     def from_dict(
         cls,
         data: dict[str, Any],
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         where: str = "recipe",
         *,
         keep_unset: bool = False,
@@ -311,7 +312,10 @@ class Protocol(_Document):
         return "eval"
 
 
-def _parse(text: str, key: str, where: str) -> Any:
+def _parse(text: Any, key: str, where: str) -> Any:
+    """A value of the command line; in Python it may be one already."""
+    if not isinstance(text, str):
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -84,6 +84,25 @@ def test_load_reads_what_was_saved(tmp_path: Path) -> None:
     assert ufo_tune.load(tmp_path / "merged", dtype="bfloat16").module.vlm.hf.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "foo"}, r"no such dtype \(got 'foo'\); give one of auto, float32"),
+        ({"quantization": "int4"}, r"no such kind \(got 'int4'\); give 'nf4', 'int8'"),
+        ({"batch_size": 0}, r"batch_size: is out of range \(got 0\)"),
+        ({"max_new_tokens": 0}, r"max_new_tokens: is out of range \(got 0\)"),
+        ({"max_new_tokens": "many"}, r"max_new_tokens: is out of range \(got 'many'\)"),
+        ({"device": "mps"}, r"no such accelerator is there \(got 'mps'\)"),
+        ({"device": "cuda:99"}, r"no such accelerator is there \(got 'cuda:99'\)"),
+        ({"device": "meta"}, r"no such accelerator is there \(got 'meta'\)"),
+        ({"device": None}, r"no such device \(got None\)"),
+    ],
+)
+def test_what_load_is_told_is_checked_first(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ufo_tune.load("org/nobody-asks-for-it", **options)
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda"])
 def test_a_device_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -137,6 +156,34 @@ def test_phrases_about_one_picture_share_a_look_where_the_wording_allows_it(
 
 def test_a_name_alone_is_one_class(model: ufo_tune.Model) -> None:
     assert model.detect(tiny.image(), "cup").classes == ("cup",)
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked", "message"),
+    [
+        ("segment", (None,), r"res: the phrase or question is no text \(got None\)"),
+        ("segment", (["cup", 3],), r"no text \(got 3\)"),
+        ("locate", (b"cup",), r"rec: the phrase or question is no text \(got b'cup'\)"),
+        ("ask", (None,), r"vqa: the phrase or question is no text"),
+        ("detect", (None,), r"detection: the classes are no names \(got None\)"),
+        ("detect", (["cup", 3],), r"no names \(got \['cup', 3\]\)"),
+        ("semantic", (3,), r"no names \(got 3\)"),
+    ],
+)
+def test_what_is_no_text_is_refused(model: ufo_tune.Model, verb: str, asked: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        getattr(model, verb)(tiny.image(), *asked)
+
+
+@pytest.mark.parametrize("tile", [-1, 0.5, "large", True])
+def test_tiles_of_no_size(model: ufo_tune.Model, tile: Any) -> None:
+    with pytest.raises(ConfigError, match="tile: is out of range"):
+        model.segment(tiny.image(), "the cup", tile=tile)
+
+
+def test_addresses_are_not_read(model: ufo_tune.Model) -> None:
+    with pytest.raises(DataError, match=r"a\.jpg: no such image \(got an address or data, which are not read\)"):
+        model.segment("https://example.com/a.jpg", "the cup")
 
 
 def test_what_a_model_was_not_trained_on_is_an_error_that_says_what_it_can(tmp_path: Path) -> None:

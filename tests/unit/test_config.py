@@ -29,6 +29,15 @@ def test_defaults_fill_what_a_recipe_does_not_say():
     assert set(recipe.objectives) == {"next_token", "mask_retrieval"}
 
 
+def test_overrides_in_python_may_be_values_already():
+    given = {"train.max_steps": 10, "train.bf16": True, "train.report_to": [], "model.options": {"tiles": 2}}
+    recipe = Recipe.from_dict(small(), given)
+    assert recipe.train.max_steps == 10 and recipe.train.bf16 and recipe.train.report_to == ()
+    assert recipe.model.options == {"tiles": 2}
+    assert Recipe.from_dict(small(), {"train.max_steps": "10"}).train.max_steps == 10, "texts are YAML"
+    assert "train.max_steps" in refused(small(), {"train.max_steps": 0})
+
+
 def test_misspelt_key_names_the_nearest():
     message = refused(small(train={"learning_rat": 1e-4}))
     assert "train.learning_rat: no such key (got 0.0001)" in message

@@ -112,9 +112,15 @@ def test_files(made, tmp_path):
     assert not (out / "test" / "unfinished.json").exists()
 
 
+def test_a_folder_that_cannot_be_one(made, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/below: lies below a file"):
+        evaluate(made[0](), made[1](), out=tmp_path / "file" / "below", progress=False)
+
+
 def test_resume_asks_only_what_is_missing(made, tmp_path):
     Model, protocol = made[0], made[1]()
-    whole = evaluate(Model(), protocol, out=tmp_path / "whole", progress=False)["test"]
+    whole = evaluate(Model(), protocol, out=str(tmp_path / "whole"), progress=False)["test"]  # a str, too
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         evaluate(Model(die_after=2), protocol, out=out, progress=False)

@@ -137,6 +137,11 @@ def test_save_writes_a_picture_or_json(tmp_path: Path) -> None:
     assert row == found.to_json() and row["labels"] == ["plate", "cup", "cup"] and row["size"] == [40, 56]
     with pytest.raises(ConfigError, match="no such kind of picture"):
         found.save(tmp_path / "seen.docx")
+    with pytest.raises(ConfigError, match=r"no such kind of picture \(got 'seen.psd'\)"):  # Pillow reads them only
+        found.save(tmp_path / "seen.psd")
+    for name in ("gone/seen.png", "gone/seen.json", "seen.xbm"):  # the last one knows black and white alone
+        with pytest.raises(ConfigError, match=f"save: .*{name} cannot be written"):
+            found.save(tmp_path / name)
 
 
 def test_a_notebook_shows_the_drawing() -> None:

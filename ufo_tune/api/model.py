@@ -20,7 +20,7 @@ import torch
 
 from ufo_tune.api.messages import Messages, in_batches, to_sample
 from ufo_tune.api.result import Result
-from ufo_tune.config import DecodeSection, TilingSection
+from ufo_tune.config import DecodeSection
 from ufo_tune.core.types import Sample
 from ufo_tune.engine import load as engine
 from ufo_tune.engine import predict
@@ -68,9 +68,10 @@ def load(
         max_new_tokens: longest answer.
         batch_size: pictures that are looked at together; more need more memory.
     Raises:
-        ConfigError: no such device.
+        ConfigError: no such device, dtype or quantization, or a number that is too small.
         ModelError: no such model, or a damaged one.
     """
+    predict.at_least(1, max_new_tokens=max_new_tokens, batch_size=batch_size)  # before anything is loaded
     where = _device(device)
     kept = "float32" if dtype == "auto" and where == "cpu" else dtype
     module = engine.load(path, dtype=kept, quantization=quantization, revision=revision)
@@ -85,7 +86,8 @@ class Model:
     model's wording allows it, phrases about the same picture share one look at it.
 
     All of them raise:
-        DataError: a picture cannot be read, a phrase is empty, or there are not as many pictures as phrases.
+        ConfigError: ``tile`` is negative.
+        DataError: a picture cannot be read, a phrase is empty or no text, or there are not as many pictures as phrases.
         ModelError: the model was not trained for that; the message says what it was trained for.
 
     Args:
@@ -104,6 +106,7 @@ class Model:
         max_new_tokens: int = predict.DECODE.max_new_tokens,
         batch_size: int = predict.DECODE.batch_size,
     ) -> None:
+        predict.at_least(1, max_new_tokens=max_new_tokens, batch_size=batch_size)
         self.module = module
         decode = DecodeSection(max_new_tokens=max_new_tokens, constrained=True, batch_size=batch_size)
         self._predictor = predict.Predictor(module, decode=decode)
@@ -290,8 +293,7 @@ class Model:
             )
         count = len(images) if isinstance(image, list | tuple) else len(texts)
         images, texts = (values * count if len(values) == 1 else values for values in (images, texts))
-        names = (classes,) if isinstance(classes, str) else tuple(classes)
-        samples = predict.to_samples(images, task, texts, names)
+        samples = predict.to_samples(images, task, texts, classes)
         found = self._results(samples, task, template, options, tile)
         return found if isinstance(image, list | tuple) or isinstance(text, list | tuple) else found[0]
 
@@ -323,8 +325,8 @@ class Model:
         options: dict[str, Any] | None = None,
         tile: int = 0,
     ) -> list[Result]:
-        tiling = TilingSection(side=tile) if tile else None
-        answers = self._predictor.answers(samples, self._predictor.asked(task, template, options), tiling)
+        asked = self._predictor.asked(task, template, options)
+        answers = self._predictor.answers(samples, asked, predict.tiles(tile))
         return [Result(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
 
 
@@ -341,9 +343,17 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"load: no such device (got {name!r}); give auto, cpu, cuda or cuda:1") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"load: no accelerator is there (got {name!r}); give auto or cpu")
+    if device.type != "cpu" and (device.index or 0) >= _count(device.type):
+        raise ConfigError(f"load: no such accelerator is there (got {name!r}); give auto or cpu")
     return name
+
+
+def _count(kind: str) -> int:
+    """How many accelerators of a kind there are."""
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.accelerator.device_count() if there is not None and there.type == kind else 0

@@ -158,16 +158,20 @@ class Result:
         Returns:
             The path.
         Raises:
-            ConfigError: pictures of that kind cannot be written.
+            ConfigError: pictures of that kind, or there, cannot be written.
         """
         path = Path(path)
-        if path.suffix.lower() == ".json":
-            text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-            return path
-        if path.suffix.lower() not in Pillow.registered_extensions():
+        is_json = path.suffix.lower() == ".json"
+        if not is_json and Pillow.registered_extensions().get(path.suffix.lower()) not in Pillow.SAVE:
             raise ConfigError(f"save: no such kind of picture (got {path.name!r}); end it in .png, .jpg or .json")
-        self.draw().save(path)
+        try:
+            if is_json:
+                text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+                path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            else:
+                self.draw().save(path)
+        except OSError as error:  # no such folder, a full disk, a kind of picture that has no colours
+            raise ConfigError(f"save: {path} cannot be written (got: {error}); give another name, as a .png") from error
         return path
 
     def to_json(self) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from transformers import AutoConfig
 from ufo_tune import plugins
 from ufo_tune.core.codec import Codec
 from ufo_tune.engine import checkpoint, quantized, remote
-from ufo_tune.errors import ModelError
+from ufo_tune.errors import ConfigError, ModelError
 from ufo_tune.models import tiny
 from ufo_tune.models.ufo import CONFIG_NAME, UfoModel, read_settings
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny_base"
 """The pretrained base of the quickstart, shipped in the wheel."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 ADAPTER = "adapter_config.json"
 
 
@@ -35,8 +36,12 @@ def load(
         quantization: ``nf4`` or ``int8``, or an empty string for none; default: as the run was trained.
         revision: branch, tag or commit of a published model.
     Raises:
+        ConfigError: no such dtype or quantization.
         ModelError: not such a folder, or a truncated one; no such repository, or it cannot be reached.
     """
+    if dtype not in DTYPES and not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"load: no such dtype (got {dtype!r}); give one of {', '.join(DTYPES)}")
+    quantized.check(quantization or "")
     folder = Path(path)
     remote.refuse(str(path), right="give a model made by `ufo-tune prepare`, `train` or `merge`")
     if not folder.is_dir():

@@ -12,7 +12,7 @@ What goes in is a file or pixels, what comes out is pixels of that picture; bins
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,18 +158,19 @@ def to_sample(image: str | Path | np.ndarray | Any, task: str, text: str = "", c
     """A question about a picture, without truth.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the picture cannot be read, or the words are none.
     """
+    words, names = _words(task, text), _names_of(task, classes)
     pixels = _pixels(image)
     source = str(pixels) if isinstance(pixels, Path) else "image"
-    return Sample(pixels, image_size(pixels), task, text.strip(), tuple(classes), source=source)
+    return Sample(pixels, image_size(pixels), task, words, names, source=source)
 
 
 def to_samples(images: Sequence[Any], task: str, texts: Sequence[str], classes: Sequence[str] = ()) -> list[Sample]:
     """A question about each picture; those about the same one have the same ``image_id``, and it is opened once.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: a picture cannot be read, or the words are none.
     """
     known: dict[Any, Sample] = {}
     samples = []
@@ -177,8 +178,29 @@ def to_samples(images: Sequence[Any], task: str, texts: Sequence[str], classes: 
         key = str(image) if isinstance(image, str | Path) else id(image)
         if key not in known:
             known[key] = to_sample(image, task, "", classes).with_(image_id=str(len(known)))
-        samples.append(known[key].with_(text=text.strip()))
+        samples.append(known[key].with_(text=_words(task, text)))
     return samples
+
+
+def tiles(side: int) -> TilingSection | None:
+    """Tiles of so many pixels; none for 0.
+
+    Raises:
+        ConfigError: no whole number, or a negative one.
+    """
+    at_least(0, tile=side)
+    return TilingSection(side=side) if side else None
+
+
+def at_least(least: int, **given: int) -> None:
+    """Refuse numbers that are too small, by name.
+
+    Raises:
+        ConfigError: one is, or is no whole number.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ConfigError(f"{name}: is out of range (got {value!r}); give a whole number, {least} or more")
 
 
 def overlay(sample: Sample, prediction: Prediction, *, scale_to: int | None = None, min_score: float = 0.3) -> Any:
@@ -224,8 +246,9 @@ def predict_files(
     if not images:
         raise ConfigError("predict: no images (got none); give one file at least")
     outputs.folder(out)
+    tiling = tiles(tile)
     samples = [to_sample(file, task, text, classes) for file in images]
-    predictor = Predictor(path, tiling=TilingSection(side=tile) if tile else None)
+    predictor = Predictor(path, tiling=tiling)
     learnt = sorted(predictor.model.templates)
     if learnt and task not in learnt:
         raise ModelError(
@@ -298,6 +321,22 @@ def _pixels(image: str | Path | np.ndarray | Any) -> Image:
     upright = ImageOps.exif_transpose(image).convert("RGBA")
     opaque = Pillow.new("RGBA", upright.size, "white")  # as files with transparency are read
     return np.array(Pillow.alpha_composite(opaque, upright).convert("RGB"))  # [H, W, 3]
+
+
+def _words(task: str, text: Any) -> str:
+    """A phrase or question without blanks around it."""
+    if not isinstance(text, str):
+        raise DataError(f"{task}: the phrase or question is no text (got {text!r:.80}); give a str")
+    return text.strip()
+
+
+def _names_of(task: str, classes: Any) -> tuple[str, ...]:
+    """Names of classes; a text alone is one name."""
+    given = (classes,) if isinstance(classes, str) else classes
+    names = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{task}: the classes are no names (got {classes!r:.80}); give a list of str")
+    return names
 
 
 def _names(images: Sequence[Path]) -> list[str]:

@@ -19,8 +19,19 @@ from torch import nn
 
 from ufo_tune.errors import ConfigError
 
+KINDS = ("", "nf4", "int8")
 LAYERS = r"model\.(language_model|text_model)\.layers\."
 """How the names of what is quantised start, in every family; a contract test holds them to it."""
+
+
+def check(kind: str) -> None:
+    """Refuse what is no kind of quantisation.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"quantization: no such kind (got {kind!r}); give 'nf4', 'int8', or '' for none")
 
 
 def weights(kind: str, dtype: torch.dtype | str) -> dict[str, Any]:
@@ -30,8 +41,9 @@ def weights(kind: str, dtype: torch.dtype | str) -> dict[str, Any]:
         kind: ``nf4`` (double-quantised), ``int8``, or nothing.
         dtype: of the computation in 4 bits; ``auto`` is bfloat16.
     Raises:
-        ConfigError: bitsandbytes is not installed.
+        ConfigError: another kind, or bitsandbytes is not installed.
     """
+    check(kind)
     if not kind:
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
