@@ -108,9 +108,13 @@ def test_validate_lists_and_fixes(own: Path, capsys: pytest.CaptureFixture[str])
 def test_validate_and_show_one_task(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = {"image": "a.png", "classes": ["cup"], "objects": {"ref": ["cap"], "bbox": [[5, 6, 15, 18]]}}
     file = write_jsonl(own / "mixed.jsonl", [*rows(), bad])
+    write_jsonl(own / "talk.jsonl", [{"image": "a.png", "question": "what is it?", "answer": "a cup"}])
     assert "unknown class" in _run(capsys, "data", "validate", file, code=2)
     assert "no problems" in _run(capsys, "data", "validate", file, "--task", "rec")
     assert _run(capsys, "data", "show", file, "--task", "res", "--out", own / "seen").count("picture: ") == 1
+    for command in ("validate", "show", "stats"):
+        (line,) = _run(capsys, "data", command, own / "talk.jsonl", "--task", "detection", code=2).splitlines()[:1]
+        assert "talk.jsonl: has no rows for task detection (got vqa 1)" in line
     assert "no such task (got 'recc')" in _run(capsys, "data", "validate", file, "--task", "recc", code=2)
 
 

@@ -147,6 +147,16 @@ def test_what_cannot_be_compared_is_refused(scored, tmp_path):
     (a / "test" / "unfinished.json").write_text("{}")
     with pytest.raises(EvalError, match="is not finished"):
         compare(a, a)
+    whole = (a / "metrics.json").read_bytes()
+    for damaged, says in (
+        (whole[: len(whole) // 2], "is damaged"),
+        (b"\xff\xfe", "is damaged"),
+        (b"[]", "is no scores of ours"),
+        (b'{"protocol": 3}', "is no scores of ours"),
+    ):
+        (a / "metrics.json").write_bytes(damaged)
+        with pytest.raises(EvalError, match=rf"metrics.json: {says} \(got.*ufo-tune eval"):
+            compare(a, a)
 
 
 def test_other_decoding_and_limit_may_be_compared(scored):

@@ -234,6 +234,19 @@ def test_a_recipe_is_checked_without_a_network(hub, capsys):
     assert "memory: not estimated (org/name: no such folder here, and not loaded from the Hub" in said
 
 
+def test_an_untrained_base_is_told_to_train_first(hub, merged, capsys):
+    file = merged / "ufo_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "templates": {}}))
+    assert main(["publish", str(merged), "org/name", "--dry-run"]) == 2
+    assert "merged: was taught nothing yet" in capsys.readouterr().err and not hub.requests
+
+
+def test_fewer_than_no_pictures(hub, merged, capsys):
+    assert main(["publish", str(merged), "org/name", "--dry-run", "--pictures", "-1"]) == 2
+    assert "--pictures must not be negative (got -1)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "pytorch_model.bin", "extra/state.pkl"])
 def test_pickles_are_refused(hub, merged, capsys, name):
     (merged / name).parent.mkdir(exist_ok=True)

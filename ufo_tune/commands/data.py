@@ -149,8 +149,12 @@ def _opened(args: Namespace) -> dict[str, Samples]:
     """Samples by task: of a JSONL file, or of one dataset for one task."""
     if len(args.data) == 1:
         from ufo_tune.data.inspect import open_tasks
+        from ufo_tune.datasets.jsonl import nothing_in
 
-        return {samples.task: samples for samples in open_tasks(args.data[0], **_of_file(args)) if len(samples)}
+        opened = open_tasks(args.data[0], **_of_file(args))
+        if not any(map(len, opened)):
+            raise DataError(nothing_in(opened[0]))
+        return {samples.task: samples for samples in opened if len(samples)}
     if len(args.data) != 3 or not args.task:
         said = f"{' '.join(args.data)!r}{' --task ' + args.task if args.task else ''}"
         raise ConfigError(f"data: give FILE, or DATASET ROOT SPLIT --task TASK (got {said}); see --help")

@@ -67,6 +67,8 @@ def validate(
 ) -> list[str]:
     """Every problem of a JSONL file, one line each, in the order of its lines; images are decoded, rows put into words.
 
+    That no row serves the tasks is one, too.
+
     Args:
         file: the JSONL.
         tasks: those whose samples are made.
@@ -83,6 +85,8 @@ def validate(
     checked: dict[Path, str | None] = {}
     for samples in opened:
         problems += sample_problems(samples, checked)
+    if not problems and not any(len(samples) for samples in opened):
+        problems = [jsonl.nothing_in(opened[0])]
     return sorted(dict.fromkeys(problems), key=lambda problem: line_of(problem, path))
 
 

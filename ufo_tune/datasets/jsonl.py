@@ -240,12 +240,17 @@ def load(
     path = Path(root) / f"{split}.jsonl"
     found = open_file(path, task=task, classes=classes, image_root=image_root, on_bad_sample=on_bad_sample)
     if not len(found):
-        has = ", ".join(f"{k} {v}" for k, v in sorted(found.served.items())) or "no good row"
-        raise DataError(
-            f"{path}: has no rows for task {task} (got {has}); detection needs classes in the rows or the option "
-            "classes, res and instance_segmentation need masks"
-        )
+        raise DataError(nothing_in(found))
     return found
+
+
+def nothing_in(found: Jsonl) -> str:
+    """What to say of a file that has nothing for a task."""
+    has = ", ".join(f"{k} {v}" for k, v in sorted(found.served.items())) or "no good row"
+    return (
+        f"{found.path}: has no rows for task {found.task} (got {has}); detection needs classes in the rows or the "
+        "option classes, res and instance_segmentation need masks"
+    )
 
 
 def open_file(

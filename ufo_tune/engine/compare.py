@@ -140,10 +140,16 @@ def _documents(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     path = folder / "metrics.json"
     if not path.is_file():
         raise EvalError(f"{folder}: is no finished evaluation (got no metrics.json); give what `ufo-tune eval` wrote")
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise EvalError(f"{path}: is damaged (got: {error}); run the same `ufo-tune eval` again") from error
+    keys = ("protocol", "splits") if isinstance(document, dict) and "protocol" in document else ("protocols",)
+    if not isinstance(document, dict) or not all(isinstance(document.get(key), dict) for key in keys):
+        raise EvalError(f"{path}: is no scores of ours (got no {' and '.join(keys)}); give what `ufo-tune eval` wrote")
     if "protocol" in document:
         return {folder.name: (folder, document)}
-    return {name: _documents(folder / name)[name] for name in document.get("protocols", {})}
+    return {name: _documents(folder / name)[name] for name in document["protocols"]}
 
 
 def _names(documents: dict[str, tuple[Path, dict[str, Any]]]) -> str:

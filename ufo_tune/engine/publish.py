@@ -79,12 +79,14 @@ def publish(
             beside them is the output of ``ufo-tune data audit --json``.
         pictures: most sample pictures in the card. They are pictures of the evaluation data.
     Raises:
-        ConfigError: not such a folder, or not a name of a repository.
+        ConfigError: not such a folder, one of an untrained base, not a name of a repository, or fewer than 0 pictures.
         EvalError: scores of other weights.
         ModelError: a file that must not go up, or the Hub refuses or cannot be reached.
     """
     if not remote.is_repo(repo):
         raise ConfigError(f"publish: not a repository's name (got {repo!r}); give ORG/NAME")
+    if pictures < 0:
+        raise ConfigError(f"publish: --pictures must not be negative (got {pictures}); 0 shows none")
     settings = _merged(folder)
     results = list(results) or ([folder / "eval"] if (folder / "eval").is_dir() else [])
     own, left_out = _sorted(folder, {path.resolve() for path in results})
@@ -116,6 +118,10 @@ def _merged(folder: Path) -> dict[str, Any]:
             f"`ufo-tune merge {folder} --out {folder}-merged`, then publish that"
         )
     settings = read_settings(folder)
+    if not settings.get("templates"):
+        raise ConfigError(
+            f"{folder}: was taught nothing yet (got a prepared base); first `ufo-tune train` on it, then merge the run"
+        )
     if not any(folder.glob("model*.safetensors")):
         raise ConfigError(f"{folder}: has no weights (got no model*.safetensors); merge again")
     return settings
@@ -167,7 +173,7 @@ def _chosen(found: Sequence[scored.Scored], most: int) -> Iterator[tuple[str, tu
     queues = [[(file, said) for kind, file, said in s.pictures() if kind == wanted] for wanted in kinds for s in found]
     longest = max(map(len, queues), default=0)
     in_turn = [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
-    for file, said in in_turn[: max(0, most)]:
+    for file, said in in_turn[:most]:
         protocol, split = file.parts[-4], file.parts[-3]
         yield f"images/{protocol}_{split}_{file.name}", (file, said)
 
