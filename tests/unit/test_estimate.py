@@ -264,7 +264,7 @@ def test_only_what_is_certain_is_refused():
 
 
 def test_a_base_that_is_elsewhere_is_said_to_be(tmp_path):
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="none: no such folder"):
         phantom(ModelSection(base=str(tmp_path / "none")))
 
 
