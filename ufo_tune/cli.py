@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that the terminal cannot show are no reason to stop
+    if hasattr(sys.stdout, "reconfigure"):  # names of files that the terminal cannot show are no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args, rest = build_parser().parse_known_args(arguments)
@@ -237,9 +236,7 @@ def _add_use(commands: _Commands) -> None:
     sub.add_argument("checkpoint", metavar="CKPT", nargs="?", help="run, merged model, or prepared base")
     sub.add_argument("--suite", help="protocols of eval/, by comma; NAME:SPLIT for one split of it")
     sub.add_argument("--limit", type=int, default=0, help="samples of each split (all)")
-    sub.add_argument(
-        "--out", type=Path, help="folder for the files (CKPT/eval; of ORG/NAME eval_NAME; none for --compare)"
-    )
+    sub.add_argument("--out", type=Path, help="folder (CKPT/eval; eval_NAME for ORG/NAME; none for --compare)")
     sub.add_argument(
         "--compare",
         type=Path,

@@ -20,7 +20,7 @@ from PIL import Image
 from tests import hub_server, tiny
 from tests.data_files import make
 from tests.data_files.refcoco import instances, ref, write
-from tests.unit.test_publish import GOOD, point_to
+from tests.unit.conftest import GOOD, point_to
 from ufo_tune import cli
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

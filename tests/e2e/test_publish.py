@@ -18,7 +18,7 @@ import pytest
 from tests import hub_server
 from tests.e2e.test_merge import MEND
 from tests.e2e.test_own_data import photographs
-from tests.unit.test_publish import GOOD, point_to
+from tests.unit.conftest import GOOD, point_to
 from ufo_tune import cli
 from ufo_tune.engine import probe
 from ufo_tune.engine.load import base, load

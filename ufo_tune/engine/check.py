@@ -28,7 +28,7 @@ from ufo_tune.engine.sources import Asked, ask, ask_protocol, dataset_task, open
 from ufo_tune.engine.suites import parse_suites
 from ufo_tune.engine.tiling import check_tiling
 from ufo_tune.engine.trainable import check_objectives
-from ufo_tune.errors import DataError, ModelError
+from ufo_tune.errors import ConfigError, DataError, ModelError
 from ufo_tune.models import tiny
 from ufo_tune.models.ufo import CONFIG_NAME, read_settings
 
