@@ -82,7 +82,7 @@ def told(up: dict[str, bytes]) -> None:
     card = up["README.md"].decode()
     assert "license: apache-2.0" in card and "measured on the run before it was merged" in card
     # `photographs` draws the same noise twice: training did see the test, and the page says so.
-    assert "1 of 1 training pictures are among the 1 of evaluation" in card
+    assert "1 of 1 pictures of this data are among the 1 of evaluation" in card
     assert any(name.startswith("images/own_masks_val_") for name in up)
 
 
