@@ -64,7 +64,8 @@ def test_every_command_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         told(up)
         expected, found = (probe.outputs(load(path)) for path in ("merged", "org/name"))
         assert all((expected[name] == found[name]).all() for name in expected)
-        assert base("org/name", "llava", {"num_bins": 7}, {}).codec == load("merged").codec  # not the recipe's
+        assert base("org/name", "llava", {}, {}).codec == load("merged").codec
+        assert base("org/name", "llava", {"num_bins": 7}, {}).codec.num_bins == 7  # the recipe's, where it has one
         code = re.findall(r"```python\n(.*?)```", up["README.md"].decode(), flags=re.S)
         assert len(code) == 2
         exec(code[0], {})
