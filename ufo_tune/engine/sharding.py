@@ -9,6 +9,7 @@ Which one runs is the profile's choice (``accelerate launch --config_file``), th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ def start(section: TrainSection, out: Path) -> Accelerator:
     """
     deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     bare = not torch.accelerator.is_available()
+    if bare:  # accelerate imports DeepSpeed where it is installed, which would wonder on stdout where the GPU is
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # A family may own parameters that nothing reads: LLaVA takes the tower's states before its last layers.
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if bare and deepspeed:  # told that it is on a CPU, accelerate forgets DeepSpeed
