@@ -155,7 +155,9 @@ def test_where_nothing_can_be_written(
     """Known before anything is loaded, drawn or scored: what is loaded here does not even exist."""
     own_data(tmp_path)
     (tmp_path / "file").write_text("somebody's")
-    monkeypatch.setattr("ufo_tune.engine.load.base", lambda *_, **__: pytest.fail("loads a base"))
+    # `prepare` has the name by itself, and first: imported later it would keep the stand-in for every test to come.
+    for place_of_base in ("prepare", "load"):
+        monkeypatch.setattr(f"ufo_tune.engine.{place_of_base}.base", lambda *_, **__: pytest.fail("loads a base"))
     monkeypatch.setattr("ufo_tune.engine.train.Sources", lambda *_, **__: pytest.fail("opens data"))
     out, gone = ("--out", tmp_path / place), tmp_path / "gone"
     jsonl = tmp_path / "train.jsonl"
