@@ -183,7 +183,7 @@ def test_a_protocol_asks_as_training_did_on_its_dataset(tmp_path):
     ("section", "says"),
     [
         ({"best": "scenes_rec/val/Acc"}, r"eval.best: no such value .*did you mean.*Acc@0.5"),
-        ({"protocols": ["scenes_rec:val", "own_masks:val"]}, r"train.jsonl|val.jsonl|own_masks|no such"),
+        ({"protocols": ["scenes_rec:val", "own_masks:val"]}, r"none/val\.jsonl: no such JSONL file"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_before_the_first_step(tmp_path, monkeypatch, section, says):

@@ -93,7 +93,7 @@ def _boxes(message: Mapping[str, Any], text: str, where: str) -> list[Sequence[f
     kinds = placeholders.found(text)
     given = message.get("boxes")
     try:
-        boxes = [[float(v) for v in box] for box in (() if given is None else given)]
+        boxes: list[Sequence[float]] = [[float(v) for v in box] for box in (() if given is None else given)]
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: boxes are no lists of numbers (got {given!r:.80}); {_BOXES}") from error
     if wrong := [box for box in boxes if len(box) != 4]:
@@ -105,7 +105,7 @@ def _boxes(message: Mapping[str, Any], text: str, where: str) -> list[Sequence[f
             f"{where}: points at {len(kinds)} places (got {len(boxes)} boxes for {text!r:.80}); give one of `boxes` "
             "for each <bbox> and <mask>, in their order"
         )
-    return list(boxes)
+    return boxes
 
 
 def _listed(messages: Any) -> Any:

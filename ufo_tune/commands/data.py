@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 LISTED = 20
 """Overlaps that are listed; the others are counted. ``--json`` has all."""
-_OF_TRAINING = ", so its images are not left out"
-"""What ``Held`` says of a split that it cannot open, which is about training."""
 
 
 def convert(args: Namespace) -> None:
@@ -97,7 +95,7 @@ def audit(args: Namespace) -> None:
 
     held = Held.of(args.against)
     entries = _trained_on(args)
-    missing = [line.replace(_OF_TRAINING, ", so nothing was compared with it") for line in held.missing]
+    missing = [f"{n}: cannot be opened, so nothing was compared with it ({why})" for n, why in held.missing.items()]
     if not held.samples:
         raise DataError("\n".join([*missing, f"{args.against}: no split can be opened; nothing was compared"]))
     rows: list[dict[str, Any]] = []

@@ -49,23 +49,15 @@ def _encoded(sample: Sample) -> Dialogue:
         DataError: none can; what the task's own wording says.
     """
     encode, codec = plugins.find("tasks", sample.task).encode, Codec()
-    first, *others = _wordings(sample.task)
-    seed = None if sample.targets is None else 0
-    try:
-        found: Dialogue = encode(sample, first, codec, _rng(seed))
-        return found
-    except DataError:
-        for other in others:
-            try:
-                found = encode(sample, other, codec, _rng(seed))
-                return found
-            except (DataError, ConfigError):
-                continue  # this wording cannot hold it either; the first one's error is raised below
-        raise
-
-
-def _rng(seed: int | None) -> np.random.Generator | None:
-    return None if seed is None else np.random.default_rng(seed)
+    errors: list[DataError | ConfigError] = []
+    for template in _wordings(sample.task):
+        rng = None if sample.targets is None else np.random.default_rng(0)
+        try:
+            found: Dialogue = encode(sample, template, codec, rng)
+            return found
+        except (DataError, ConfigError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 @lru_cache(maxsize=64)

@@ -285,11 +285,12 @@ def arguments_for(folder: Path) -> str:
         ModelError: it is not one of ours.
     """
     learnt: dict[str, templates.Wording] = read_settings(folder).get("templates", {})
-    for task, wording in learnt.items():
-        template = templates.load(wording or plugins.find("tasks", task).TEMPLATE)
-        given = [argument for field, argument in _ARGUMENTS.items() if template.asks(field)]
-        return " ".join(["--task", task, *given])
-    return ""
+    if not learnt:
+        return ""
+    task, wording = next(iter(learnt.items()))
+    template = templates.load(wording or plugins.find("tasks", task).TEMPLATE)
+    given = [argument for field, argument in _ARGUMENTS.items() if template.asks(field)]
+    return " ".join(["--task", task, *given])
 
 
 def to_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:

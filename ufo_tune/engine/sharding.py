@@ -60,12 +60,12 @@ def start(section: TrainSection, out: Path) -> Accelerator:
         # transformers would part weights while it makes them, and neither new tokens nor adapters find their matrices.
         unset_hf_deepspeed_config()
     if accelerator.distributed_type == DistributedType.FSDP:
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise ConfigError(
+                f"accelerate: FSDP2 of this torch cannot evaluate between steps (got {torch.__version__}); install a "
+                "newer torch (2.13 has what it takes), or take the profile zero3"
+            )
         _keep_targets(accelerator)
-    if accelerator.distributed_type == DistributedType.FSDP and not hasattr(FSDPModule, "reset_iter_state"):
-        raise ConfigError(
-            f"accelerate: FSDP2 of this torch cannot evaluate between steps (got {torch.__version__}); install a newer "
-            "torch (2.13 has what it takes), or take the profile zero3"
-        )
     for variable, kind in _ASKED.items():
         if parse_flag_from_env(variable) and accelerator.distributed_type != kind:
             raise ConfigError(
@@ -80,9 +80,8 @@ def _keep_targets(accelerator: Accelerator) -> None:
 
     By accelerate's policy it would round every tensor of a batch and of the losses too: points, metres, totals.
     """
-    plugin = accelerator.state.fsdp_plugin
-    if accelerator.mixed_precision == "bf16":
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+    if trains_in_float32(accelerator):
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
 

@@ -121,7 +121,8 @@ def open_entries(recipe: Recipe) -> tuple[list[Samples], list[str]]:
         ConfigError: see ``open_dataset`` and ``Held``.
     """
     held = Held.of(recipe.eval.protocols if recipe.data.exclude_eval else ())
-    found, lines = [], list(held.missing)
+    found = []
+    lines = [f"{n}: cannot be opened, so its images are not left out ({why})" for n, why in held.missing.items()]
     for number, entry in enumerate(recipe.data.mixture):
         samples, left_out = held.leave_out(f"data.mixture.{number}", open_entry(entry))
         found.append(InMemory(samples) if entry.in_memory else samples)

@@ -46,10 +46,10 @@ def parse_suites(suites: str | Sequence[str], *, keep_unset: bool = False) -> di
 
 @dataclass(frozen=True)
 class Held:
-    """What is held for evaluation: samples by ``protocol:split``, and a line for each split that cannot be opened."""
+    """What is held for evaluation: samples by ``protocol:split``, and why each other split cannot be opened."""
 
     samples: Mapping[str, Samples]
-    missing: tuple[str, ...]
+    missing: Mapping[str, str]
 
     @classmethod
     def of(cls, suites: str | Sequence[str]) -> Held:
@@ -59,15 +59,15 @@ class Held:
             ConfigError: a protocol, dataset or option that does not exist.
         """
         found: dict[str, Samples] = {}
-        missing = []
+        missing: dict[str, str] = {}
         for name, protocol in (parse_suites(suites, keep_unset=True) if suites else {}).items():
             for split in protocol.splits:
                 try:
                     p = protocol
                     found[f"{name}:{split}"] = open_dataset(p.dataset, p.root, split, p.task, p.options)
                 except DataError as error:
-                    missing.append(f"{name}:{split}: cannot be opened, so its images are not left out ({error})")
-        return cls(found, tuple(missing))
+                    missing[f"{name}:{split}"] = str(error)
+        return cls(found, missing)
 
     @cached_property
     def keys(self) -> frozenset[str]:
