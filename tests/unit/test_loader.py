@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 import torch
 
 from ufo_tune.config import MixtureEntry
-from ufo_tune.data.loader import Loader
+from ufo_tune.data.loader import Loader, _heed_only_the_parent
 from ufo_tune.data.mixture import Groups, Mixture
 from ufo_tune.errors import DataError
 
@@ -60,14 +64,61 @@ def test_workers_change_nothing(function: Any) -> None:
     assert _take(_loader(function), 30) == _take(_loader(function, workers=2), 30)
 
 
-def test_a_signal_to_the_whole_group_leaves_workers_alone() -> None:
+def test_a_signal_to_the_whole_group_leaves_workers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launchers send SIGTERM to all processes; the one that trains goes on until it has saved."""
+
+    def late(worker: int) -> None:
+        time.sleep(1)  # the first signal comes before a line of ours has run in the worker
+        _heed_only_the_parent(worker)
+
+    monkeypatch.setattr("ufo_tune.data.loader._heed_only_the_parent", late)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", _start_and_signal)
     stream = iter(_loader(workers=2))
     first = next(stream)
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGTERM)  # type: ignore[arg-type]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        _launcher_stops(worker)
     taken = [first, *itertools.islice(stream, 29)]
     assert [(b.entry, b.ids.tolist(), b.noise) for b in taken] == _take(_loader(), 30)  # type: ignore[attr-defined]
+
+
+def _launcher_stops(worker: Any) -> None:
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # not from here: workers do obey their parent
+
+
+def _start_and_signal(worker: Any, start: Any = multiprocessing.process.BaseProcess.start) -> None:
+    start(worker)
+    _launcher_stops(worker)
+
+
+def test_a_signal_while_workers_start_still_reaches_the_one_that_trains() -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        stream = iter(_loader(workers=1))
+        next(stream)
+        os.kill(os.getpid(), signal.SIGTERM)
+        next(stream)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
+
+
+FAILS = """
+import multiprocessing
+from tests.unit.test_loader import _loader
+stream = iter(_loader(workers=2))
+next(stream)
+multiprocessing.active_children()[0].kill()
+for _ in stream: pass
+"""
+
+
+def test_a_program_that_loses_a_worker_ends() -> None:
+    """The other workers, which the error's traceback keeps, must not outlast it."""
+    ended = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and "killed by signal" in ended.stderr
 
 
 def test_every_batch_has_its_own_randomness() -> None:

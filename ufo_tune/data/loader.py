@@ -9,9 +9,13 @@ workers prepared ahead.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +31,8 @@ Collate = Callable[[int, Groups, np.random.Generator], Batch | None]
 """(entry, groups, rng) -> the batch of the rows that can be used, or None where none can."""
 MAX_ATTEMPTS = 50
 """Draws of one step before the loader gives up: something is wrong with all of the data."""
+_SIGTERM = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
+"""Masked in workers. Empty on macOS, where they cannot learn who sent it and end with any."""
 
 
 @dataclass(slots=True)
@@ -93,22 +99,27 @@ class Loader:
         """
         self._mixture.load_state_dict(self._state)  # forget what was prepared ahead
         ahead: deque[dict[str, Any]] = deque()
-        results = DataLoader(
+        loader = DataLoader(
             self._work,
             batch_size=None,
             sampler=_Draws(self._mixture, ahead),
             num_workers=self._num_workers,
-            worker_init_fn=_outlive_sigterm,
+            worker_init_fn=_heed_only_the_parent,
             collate_fn=_as_is,
             generator=torch.Generator(),  # else torch takes a number from the global state at every start
         )
-        for result in results:
-            self._state = ahead.popleft()
-            self._dropped[result.entry] += result.dropped
-            self._skipped[result.entry] += result.skipped
-            if result.error is not None:
-                raise result.error
-            yield result.batch
+        with _sigterm_held_back():
+            results = iter(loader)
+        try:
+            for result in results:
+                self._state = ahead.popleft()
+                self._dropped[result.entry] += result.dropped
+                self._skipped[result.entry] += result.skipped
+                if result.error is not None:
+                    raise result.error
+                yield result.batch
+        finally:
+            del results  # ends the workers now; an error's traceback would keep them
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on: after the last batch that was handed out."""
@@ -125,9 +136,32 @@ class Loader:
         self._dropped, self._skipped = list(state["dropped"]), list(state["skipped"])
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Launchers tell their whole group of processes to stop; the one that trains still needs its workers to save."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    """Processes that start in here are born with SIGTERM masked; one that this process gets arrives at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGTERM)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heed_only_the_parent(worker: int) -> None:
+    """Make a worker end at its parent's SIGTERM, and at no one else's.
+
+    Launchers tell their whole group of processes to stop, and the one that trains still needs its workers to save;
+    but a worker that ignored its parent too would keep a program that failed from ending.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGTERM)  # again, for start methods that do not inherit it
+    parent = multiprocessing.parent_process()
+    if parent is not None and _SIGTERM:
+        threading.Thread(target=_end_when_told_by, args=(parent.pid,), daemon=True).start()
+
+
+def _end_when_told_by(process: int | None) -> None:
+    while signal.sigwaitinfo(_SIGTERM).si_pid != process:
+        pass
+    os._exit(0)
 
 
 class _Draws:
