@@ -119,10 +119,27 @@ def test_equal_names_count_only_for_equal_pictures(tmp_path: Path) -> None:
     picture(tmp_path / "b" / "0001.png", 2)  # another picture
     train = _file(tmp_path, "train", ["train2017/000000000007.jpg", "a/0001.png"])
     val = _file(tmp_path, "val", ["COCO_train2014_000000000007_1.jpg", "b/0001.png"])
-    assert shared_images(train, val) == {"7"}
+    assert shared_images(train, val) == {"train2017/000000000007.jpg"}
     (tmp_path / "COCO_train2014_000000000007_1.jpg").unlink()
-    assert shared_images(train, val) == {"7"}  # what cannot be looked at stays out
+    assert shared_images(train, val) == {"train2017/000000000007.jpg"}  # what cannot be looked at stays out
     assert not same_picture(None, tmp_path / "a" / "0001.png")
+
+
+def test_each_picture_of_a_name_is_looked_at(tmp_path: Path) -> None:
+    """Two folders of ours and of theirs number their pictures alike, and the later ones are the same."""
+    for number, folder in enumerate("abcd"):
+        _drawing(tmp_path / folder / "0001.png", number)
+    shutil.copy(tmp_path / "b" / "0001.png", tmp_path / "d" / "0001.png")
+    train = _file(tmp_path, "train", ["a/0001.png", "b/0001.png", "b/0001.png"])
+    val = _file(tmp_path, "val", ["c/0001.png", "d/0001.png"])
+    assert shared_images(train, val) == {"b/0001.png"}
+    kept, dropped = without(train, shared_images(train, val))
+    assert dropped == 2 and [s.image_id for s in kept] == ["a/0001.png"]
+    found = audit.audit(train, val)
+    assert (found.images, found.held_images, found.samples, found.other_pictures) == (2, 2, 2, 1)
+    assert [(o.ours.split("(")[1], o.theirs.split("(")[1]) for o in found.overlaps] == [
+        (f"{tmp_path / 'b' / '0001.png'})", f"{tmp_path / 'd' / '0001.png'})")
+    ]
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,7 @@ class Listed(Lazy[Sample]):
 
 def test_what_is_left_keeps_order_ids_and_classes() -> None:
     samples = Listed(("a.jpg", "b.jpg", "a.jpg", "c.jpg"), ((1, 2), (), (3,), (4, 4, 5)))
-    kept, dropped = without(samples, {"b"})
+    kept, dropped = without(samples, {"b.jpg"})
     assert dropped == 1 and [s.source for s in kept] == ["x#0", "x#2", "x#3"]
     assert [s.source for s in kept[-2:]] == ["x#2", "x#3"] and kept[-1].source == "x#3"
     assert isinstance(kept, Kept) and kept.image_ids == ("a.jpg", "a.jpg", "c.jpg")
@@ -158,8 +175,8 @@ def test_what_is_left_keeps_order_ids_and_classes() -> None:
     assert again.image_ids == kept.image_ids and len(again) == 3
     with pytest.raises(IndexError):
         kept[3]
-    assert without(samples, {"d"}) == (samples, 0)
-    plain, _ = without([s.with_() for s in samples], {"b"})  # a list says nothing of all its samples
+    assert without(samples, {"d.jpg"}) == (samples, 0)
+    plain, _ = without([s.with_() for s in samples], {"b.jpg"})  # a list says nothing of all its samples
     assert len(plain) == 3 and not hasattr(plain, "class_lists") and not hasattr(plain, "image_ids")
 
 

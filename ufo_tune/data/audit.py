@@ -52,43 +52,52 @@ def image_key(name: str | Path) -> str:
     return stem if is_file else str(name)
 
 
-def keys_of(samples: Samples) -> Iterator[str]:
-    """The key of every sample's image, from ``image_ids`` where the samples have it."""
+def names_of(samples: Samples) -> Iterator[tuple[str, str]]:
+    """The id and the key of every sample's image, from ``image_ids`` where the samples have it."""
     ids = getattr(samples, "image_ids", None)
     last, key = "", ""
     for image in (sample.image_id for sample in samples) if ids is None else ids:
         if image != last:  # samples of one image mostly follow each other
             last, key = image, image_key(image)
-        yield key
+        yield image, key
 
 
 def first_places(samples: Samples, wanted: Container[str] | None = None) -> dict[str, int]:
-    """Key -> number of the first sample that shows the image; only of ``wanted`` keys where given."""
+    """Image id -> number of the first sample that shows it; only of images with ``wanted`` keys, where given."""
     places: dict[str, int] = {}
-    for number, key in enumerate(keys_of(samples)):
-        if key not in places and (wanted is None or key in wanted):
-            places[key] = number
+    for number, (image, key) in enumerate(names_of(samples)):
+        if image not in places and (wanted is None or key in wanted):
+            places[image] = number
     return places
 
 
 def shared_images(samples: Samples, held: Samples, places: dict[str, int] | None = None) -> frozenset[str]:
-    """Keys of the images that both show.
+    """Ids, in ``samples``, of the images that both show.
 
-    Names alone prove little (``0001.png`` is in every folder), so pictures of the same name are compared as well. One
+    Names alone prove little (``0001.png`` is in every folder), so pictures whose keys agree are compared as well. One
     that cannot be opened counts as shared: to leave out too much is the smaller mistake.
 
     Args:
         samples: of training.
         held: of evaluation.
-        places: ``first_places(samples, ...)`` with at least the images of ``held``, where it is known.
+        places: ``first_places(samples, ...)`` with at least the keys of ``held``, where it is known.
     """
-    theirs = first_places(held)
+    theirs = _by_key(first_places(held))
     ours = first_places(samples, theirs) if places is None else places
-    both = [key for key in ours if key in theirs]
-    pairs = [(_image(samples, ours[key]), _image(held, theirs[key])) for key in both]
+    both = [(image, key) for image in ours if (key := image_key(image)) in theirs]
+    pictures = {j: _image(held, j) for j in sorted({j for _, key in both for j in theirs[key]})}
+    pairs = [(_image(samples, ours[image]), [pictures[j] for j in theirs[key]]) for image, key in both]
     with ThreadPoolExecutor() as pool:
-        same = list(pool.map(lambda pair: same_picture(*pair), pairs))
-    return frozenset(key for key, found in zip(both, same, strict=True) if found)
+        same = list(pool.map(lambda pair: any(same_picture(pair[0], other) for other in pair[1]), pairs))
+    return frozenset(image for (image, _), found in zip(both, same, strict=True) if found)
+
+
+def _by_key(places: Mapping[str, int]) -> dict[str, list[int]]:
+    """Key -> the places of all images that have it."""
+    numbers: dict[str, list[int]] = {}
+    for image, place in places.items():
+        numbers.setdefault(image_key(image), []).append(place)
+    return numbers
 
 
 def same_picture(a: Image | None, b: Image | None) -> bool:
@@ -103,12 +112,12 @@ def same_picture(a: Image | None, b: Image | None) -> bool:
         return True
 
 
-def without(samples: Samples, keys: Container[str]) -> tuple[Samples, int]:
-    """The samples whose image is none of ``keys``, and how many others there were.
+def without(samples: Samples, images: Container[str]) -> tuple[Samples, int]:
+    """The samples whose image id is none of ``images``, and how many others there were.
 
     ``image_ids`` and ``class_lists`` are those of the samples that stay, where the dataset has them.
     """
-    rows = np.array([number for number, key in enumerate(keys_of(samples)) if key not in keys], dtype=np.int64)
+    rows = np.array([n for n, (image, _) in enumerate(names_of(samples)) if image not in images], dtype=np.int64)
     dropped = len(samples) - len(rows)
     return (Kept(samples, rows), dropped) if dropped else (samples, 0)
 
@@ -193,29 +202,29 @@ def audit(samples: Samples, held: Samples, *, bits: int = LOOK_BITS, progress: b
         bits: hashes that differ in at most so many bits are of one picture.
         progress: show bars.
     """
-    ours, theirs = first_places(samples), first_places(held)
-    by_key = [_looks(s, places, progress) for s, places in ((samples, ours), (held, theirs))]
-    (our_keys, their_keys), (our_looks, their_looks) = map(list, by_key), [list(looks.values()) for looks in by_key]
-    their_number = {key: j for j, key in enumerate(their_keys)}
-    named = {(i, j) for i, key in enumerate(our_keys) if (j := their_number.get(key)) is not None}
+    sides = [(samples, first_places(samples)), (held, first_places(held))]
+    by_image = [_looks(side, places, progress) for side, places in sides]
+    (our_images, their_images), (our_looks, their_looks) = map(list, by_image), [list(x.values()) for x in by_image]
+    numbers = _by_key({image: j for j, image in enumerate(their_images)})
+    named = {(i, j) for i, image in enumerate(our_images) for j in numbers.get(image_key(image), ())}
     found: dict[tuple[int, int], int | None] = {}
-    other_pictures = 0
     for i, j in named:
         a, b = our_looks[i], their_looks[j]
-        found[i, j] = None if a is None or b is None else (a ^ b).bit_count()
-        if (difference := found[i, j]) is not None and difference > NAMED_BITS:
-            other_pictures += 1
-            del found[i, j]
+        differ = None if a is None or b is None else (a ^ b).bit_count()
+        if differ is None or differ <= NAMED_BITS:
+            found[i, j] = differ
+    other_pictures = len({i for i, _ in named} - {i for i, _ in found})
     found |= near_pairs(our_looks, their_looks, bits)
-    shared = {our_keys[i] for i, _ in found}
+    shared = {our_images[i] for i, _ in found}
+    (_, ours), (_, theirs) = sides
     return Audit(
-        images=len(our_keys),
-        held_images=len(their_keys),
+        images=len(our_images),
+        held_images=len(their_images),
         overlaps=tuple(
-            Overlap(_place(samples, ours[our_keys[i]]), _place(held, theirs[their_keys[j]]), (i, j) in named, differ)
-            for (i, j), differ in sorted(found.items())
+            Overlap(_place(samples, ours[our_images[i]]), _place(held, theirs[their_images[j]]), (i, j) in named, d)
+            for (i, j), d in sorted(found.items())
         ),
-        samples=sum(key in shared for key in keys_of(samples)),
+        samples=sum(image in shared for image, _ in names_of(samples)),
         other_pictures=other_pictures,
         unreadable=sum(look is None for look in (*our_looks, *their_looks)),
     )
@@ -251,13 +260,13 @@ def near_pairs(a: Sequence[int | None], b: Sequence[int | None], bits: int) -> d
 
 
 def _looks(samples: Samples, places: Mapping[str, int], progress: bool) -> dict[str, int | None]:
-    """Key -> hash of the image, None where it cannot be opened; keys of samples that are text only are left out."""
+    """Image id -> hash, None where it cannot be opened; those of samples that are text only are left out."""
     looks: dict[str, int | None] = {}
     rows = list(places.items())
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc="look", unit="image", disable=not progress) as bar:
         for start in range(0, len(rows), 256):  # few at once: some may be pixels in memory
             some = rows[start : start + 256]
-            images = {key: image for key, place in some if (image := _image(samples, place)) is not None}
+            images = {name: image for name, place in some if (image := _image(samples, place)) is not None}
             looks |= zip(images, pool.map(_look, images.values()), strict=True)
             bar.update(len(some))
     return looks

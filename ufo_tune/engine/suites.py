@@ -71,8 +71,8 @@ class Held:
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """Names of all images."""
-        return frozenset(key for samples in self.samples.values() for key in audit.keys_of(samples))
+        """What the names of all images have in common with other names of theirs (``audit.image_key``)."""
+        return frozenset(key for samples in self.samples.values() for _, key in audit.names_of(samples))
 
     def leave_out(self, entry: str, samples: Samples) -> tuple[Samples, list[str]]:
         """An entry of the mixture without the images held for evaluation, and a line for each split it shared some of.
@@ -83,13 +83,13 @@ class Held:
         places = audit.first_places(samples, self.keys) if self.keys else {}
         if not places:  # the usual case costs one look at the names
             return samples, []
-        total, counts = len(samples), Counter(audit.keys_of(samples))
+        total, counts = len(samples), Counter(image for image, _ in audit.names_of(samples))
         gone: set[str] = set()
         lines = []
         for name, held in self.samples.items():
             shared = audit.shared_images(samples, held, places) - gone
             gone |= shared
-            if dropped := sum(counts[key] for key in shared):
+            if dropped := sum(counts[image] for image in shared):
                 lines.append(f"{dropped} of {total} samples of {entry} show images of {name}; left out")
         kept, dropped = audit.without(samples, gone)
         if dropped == total:
