@@ -6,7 +6,6 @@ Layers: core < plugins, templates, config < datasets | tasks | models | objectiv
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ __all__ = ["Model", "Protocol", "Recipe", "Result", "evaluate", "load", "pipelin
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ufo_tune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    from ufo_tune.core.imports import uncollected
+
+    return getattr(uncollected(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

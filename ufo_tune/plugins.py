@@ -18,6 +18,7 @@ from numbers import Integral, Real
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from ufo_tune.core.imports import uncollected
 from ufo_tune.errors import ConfigError
 
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -80,13 +81,13 @@ def find(kind: str, name: str) -> ModuleType:
     """
     if "." in name and all(part.isidentifier() for part in name.split(".")):  # `.res` would be a relative import
         try:
-            module = importlib.import_module(name)
+            module = uncollected(name)
         except ModuleNotFoundError as error:
             raise ConfigError(f"{kind}: no module (got {name!r}: {error}); install it or mend the name") from error
     elif name not in names(kind):
         raise ConfigError(f"{kind}: no such name (got {name!r}); {did_you_mean(name, names(kind))}")
     else:
-        module = importlib.import_module(f"ufo_tune.{kind}.{name}")
+        module = uncollected(f"ufo_tune.{kind}.{name}")
     missing = [n for n in REQUIRED[kind] if not hasattr(module, n)]
     if missing:
         raise ConfigError(f"{kind}/{name}: lacks {', '.join(missing)}; every file of {kind}/ defines {REQUIRED[kind]}")
