@@ -104,7 +104,7 @@ def test_objects_and_placeholders_are_counted_in_training() -> None:
 def test_words_without_places_are_as_in_vqa() -> None:
     sample = chat(history=(("what is red", "a circle"),), targets=Targets(text="two"))
     there = encode(plugins.find("tasks", "vqa"), sample, CODEC, 0, "conversation")
-    assert encode(TASK, sample, CODEC) == there and not there.phrase
+    assert encode(TASK, sample, CODEC) == there and not there.turns[-1].answers[0].phrase
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=codec_name)

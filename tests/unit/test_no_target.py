@@ -162,3 +162,16 @@ def test_a_long_sentence_is_asked_whole(model) -> None:  # type: ignore[no-untyp
     assert batch is not None and batch.slot_index.shape == (1, model.codec.slot_tokens)
     plain = model.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert int(batch.phrase.sum()) == len(plain)
+
+
+def test_each_sample_of_a_row_has_its_phrase_marked(model) -> None:  # type: ignore[no-untyped-def]
+    """Of samples that share a picture every one names its own object, in its own question."""
+    picture, words = tiny.image(0, SIZE), ("the red circle", "a square")
+    samples = tuple(sample_of("res").with_(text=text, image=picture) for text in words)
+    collator = Collator(model.processor, res, templates.load("scenes_res"), model.codec, {})
+    batch = collator.rows([samples], np.random.default_rng(0))
+    assert batch is not None
+    for number, text in enumerate(words):
+        marked = batch.ids[0, batch.phrase[0] & (batch.segment[0] == number)]
+        assert model.processor.tokenizer.decode(marked) == text
+    assert not batch.phrase[batch.segment < 0].any()

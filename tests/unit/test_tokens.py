@@ -167,3 +167,30 @@ def test_new_rows_start_as_the_mean_of_the_old(dtype):
     assert torch.equal(weight[[0, 1, 3, 4, 6]], before[[0, 1, 3, 4, 6]])
     tokens.initialise_rows(weight, [])
     assert torch.equal(weight[[0, 1, 3, 4, 6]], before[[0, 1, 3, 4, 6]])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize(
+    ("sentence", "covered"),
+    [
+        ("the red circle", "the red circle"),
+        ("what is left of the red circle ?", "the red circle"),
+        ("is it the red circle, or the red square?", "the red circle"),
+        ('the "red circle" is', '"red circle"'),  # a token may hold the mark as well
+    ],
+)
+def test_a_phrase_is_found_inside_a_sentence(kind, sentence, covered):
+    """Tokens of words differ between the start of a text and its middle."""
+    tokenizer, phrase = _tokenizer(kind), covered.strip('"')
+    ids = tokenizer(sentence, add_special_tokens=False)["input_ids"]
+    found = [ids[i] for i in tokens.spelling(tokenizer, ids, phrase)]
+    assert tokenizer.decode(found).strip() in (phrase, covered, covered[:-1], covered[1:])
+    assert len(tokens.spelling(tokenizer, ids, "green")) == 0
+
+
+def test_a_phrase_is_no_part_of_other_words():
+    tokenizer = _tokenizer("bytes")
+    ids = tokenizer("bathe red circles, the red circle", add_special_tokens=False)["input_ids"]
+    found = tokens.spelling(tokenizer, ids, "the red circle")
+    assert tokenizer.decode(ids[: found.start]).strip() == "bathe red circles,"
+    assert tokenizer.decode([ids[i] for i in found]).strip() == "the red circle"

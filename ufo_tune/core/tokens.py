@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +16,9 @@ from torch import Tensor
 from ufo_tune.core.answers import pieces
 from ufo_tune.core.codec import Codec
 from ufo_tune.errors import ModelError
+
+_WORD_STARTS = "\u0120\u2581"
+"""How tokenizers over bytes, and those of SentencePiece, write the blank before a word."""
 
 
 def add_tokens(tokenizer: Any, codec: Codec) -> list[int]:
@@ -70,6 +76,24 @@ def _answer_ids(tokenizer: Any, text: str, codec: Codec) -> tuple[int, ...]:
 def _piece_ids(tokenizer: Any, piece: str) -> tuple[int, ...]:
     """Remembered: most pieces are numbers and class names, and a tokenizer takes as long for one as for a sentence."""
     return tuple(tokenizer(piece, add_special_tokens=False)["input_ids"])
+
+
+def spelling(tokenizer: Any, ids: Sequence[int], text: str) -> range:
+    """Which of some tokens spell a text where it first stands; none where it does not.
+
+    Inside a sentence a word has other ids than at the start of a text, and may share a token with a quotation mark, so
+    it is looked for as tokenizers write it, without the signs for where words begin.
+    """
+    written = tokenizer.convert_ids_to_tokens(ids)
+    sought = "".join(tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    sought, joined = sought.lstrip(_WORD_STARTS), "".join(written)
+    edges = list(itertools.accumulate(map(len, written), initial=0))
+    places = [m.start() for m in re.finditer(re.escape(sought), joined)] if sought else []
+    if not places:
+        return range(0)
+    starts = set(edges) | {at + 1 for at, letter in enumerate(joined) if letter in _WORD_STARTS}
+    first = next((at for at in places if at in starts and at + len(sought) in edges), places[0])  # else inside a word
+    return range(bisect.bisect_right(edges, first) - 1, bisect.bisect_left(edges, first + len(sought)))
 
 
 def initialise_rows(weight: Tensor, new_ids: list[int]) -> None:

@@ -110,13 +110,15 @@ class Answer:
     """One generated sequence. ``text is None`` at inference.
 
     ``point`` puts a ``<LOCAL>`` token in front (x, y in [0, 1] of the original image). ``question`` is this answer's
-    own question, seen by it alone: several questions about one image then share the image (packing).
+    own question, seen by it alone: several questions about one image then share the image (packing). ``phrase`` is the
+    part of its question that names the object, for objectives that mask words.
     """
 
     text: str | None
     slots: tuple[Slot, ...] = ()
     point: tuple[float, float] | None = None
     question: str | None = None
+    phrase: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +131,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """What is said about one image. Only the last turn may hold more than one answer.
-
-    ``phrase`` is the part of the question that names the object, for objectives that mask words.
-    """
+    """What is said about one image. Only the last turn may hold more than one answer."""
 
     turns: tuple[Turn, ...]
     image_attention: Literal["full", "causal"] = "full"
     image_position: Literal["after", "before"] = "after"  # the image stands after (UFO) or before the question
-    phrase: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +177,7 @@ class Batch:
     slot_owner: Tensor  # [M] i64 row
     slot_targets: tuple[Tensor, ...]  # M x [Hc, Wc] f32 on the views' canvas
     slot_kinds: tuple[str, ...]  # M
-    phrase: Tensor  # [B, T] bool
+    phrase: Tensor  # [B, T] bool, True where the question names the object; ``segment`` says whose question
     causal_image: Tensor  # [B] bool
     views: tuple[tuple[View, ...], ...]  # B x views
     pixels: dict[str, Tensor]  # the family's own inputs

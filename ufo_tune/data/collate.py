@@ -118,5 +118,4 @@ def pack(dialogues: Sequence[Dialogue], source: str) -> Dialogue:
         turns=(Turn("", tuple(a for d in dialogues for a in d.turns[0].answers)),),
         image_attention=first.image_attention,
         image_position=first.image_position,
-        phrase=first.phrase,
     )

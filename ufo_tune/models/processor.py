@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ufo_tune.core import sequence, tokens
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.types import NO_SIZE, Batch, Dialogue, Sample, Slot, View
+from ufo_tune.core.types import NO_SIZE, PROMPT, Batch, Dialogue, Sample, Slot, View
 from ufo_tune.core.views import canvas, grid_of, to_canvas, to_known_target, to_target, tokens_of
 from ufo_tune.errors import DataError, ModelError
 
@@ -223,14 +223,15 @@ class VLMProcessor(ABC):
         return ids
 
     def _phrase(self, encoded: EncodedRow) -> list[bool]:
-        """Which prompt tokens spell the phrase (first occurrence); False everywhere where there is none."""
-        marks = [False] * len(encoded.row.ids)
-        phrase = self._ids(encoded.dialogue.phrase) if encoded.dialogue.phrase else []
-        ids = encoded.row.ids
-        for at in range(len(ids) - len(phrase) + 1 if phrase else 0):
-            if ids[at : at + len(phrase)] == phrase:
-                marks[at : at + len(phrase)] = [True] * len(phrase)
-                break
+        """Which tokens spell an answer's phrase where its question first does; False everywhere where there is none."""
+        row = encoded.row
+        marks = [False] * len(row.ids)
+        for number, answer in enumerate(encoded.dialogue.turns[-1].answers):
+            if answer.phrase:
+                whose = PROMPT if answer.question is None else number
+                part = [at for at, segment in enumerate(row.segment) if segment == whose]
+                for at in tokens.spelling(self.tokenizer, [row.ids[i] for i in part], answer.phrase):
+                    marks[part[at]] = True
         return marks
 
     def stack(self, rows: Sequence[EncodedRow]) -> Batch:

@@ -28,9 +28,9 @@ def dialogue(
     row; otherwise it stands before the image and the image tokens see it.
     """
     before = template.image_position == "before"
-    answer = Answer(text, slots, question=question if before else None)
+    answer = Answer(text, slots, question=question if before else None, phrase=phrase)
     turn = Turn("" if before else question, (answer,))
-    return Dialogue((turn,), template.image_attention, template.image_position, phrase)
+    return Dialogue((turn,), template.image_attention, template.image_position)
 
 
 def wordings(template: Template, codec: Codec) -> Grammar:
