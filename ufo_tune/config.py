@@ -141,7 +141,7 @@ class TrainSection(_Section):
     per_device_train_batch_size: int = Field(1, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
-    lr_multipliers: dict[Literal["vision", "projector", "language", "tokens"], float] = {}
+    lr_multipliers: dict[Literal["vision", "projector", "language", "tokens", "objectives"], float] = {}
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon"] = "adamw"
     """``_8bit`` and ``paged_`` are bitsandbytes': moments in 8 bits, or moved to the CPU when the GPU is full.
     ``muon``: orthogonalised steps for the hidden matrices of small models trained in full, AdamW for the rest."""

@@ -7,12 +7,16 @@ from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests import tiny
 from ufo_tune import plugins
+from ufo_tune.config import TrainSection
 from ufo_tune.core.types import Answer, Dialogue, SlotKind, Turn
+from ufo_tune.engine import checkpoint
+from ufo_tune.engine.optim import optimizer
 from ufo_tune.engine.trainable import Trainable, check_objectives
-from ufo_tune.errors import ConfigError
+from ufo_tune.errors import ConfigError, ModelError
 
 OBJECTIVES = plugins.names("objectives")
 CAPTION = Dialogue((Turn("what is the red circle", (Answer("a square"),)),))
@@ -174,28 +178,74 @@ def test_no_two_of_ours_share_a_term(model):
     assert set(Trainable(model, {n: {} for n in OBJECTIVES})(everything(model))) == set(terms)
 
 
-def test_an_objective_out_of_tree_has_heads_of_its_own(model, tmp_path, monkeypatch):
-    """Names with dots: found, trained, and its weights are among those that a checkpoint saves."""
+HEADED = """
+import torch
+from ufo_tune.core.types import LossTerm
+
+TERMS = ("mine",)
+
+
+class Objective(torch.nn.Module):
+    def __init__(self, width, *, shift=1.0):
+        super().__init__()
+        self.vector = torch.nn.Parameter(torch.full((width,), shift))
+        self.head = torch.nn.Linear(width, 1)
+        self.outputs = []
+
+    def before(self, batch):
+        return [lambda embeds, batch: embeds + self.vector]
+
+    def counts(self, batch):
+        return {"mine": torch.tensor(1.0)}
+
+    def forward(self, batch, output, rerun):
+        self.outputs = [output, rerun([]), rerun([lambda embeds, batch: embeds - self.vector])]
+        return {"mine": LossTerm(self.head(self.outputs[1].hidden).sum(), torch.tensor(1.0))}
+"""
+"""An objective with parameters, a transform of the main pass and passes of its own."""
+
+
+@pytest.fixture
+def headed(tmp_path, monkeypatch) -> str:
     package = tmp_path / "ufo_tune_objectives_elsewhere"
     package.mkdir()
-    (package / "mine.py").write_text(
-        "import torch\n"
-        "from ufo_tune.core.types import LossTerm\n"
-        "TERMS = ('mine',)\n"
-        "class Objective(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.head = torch.nn.Linear(64, 1)\n"
-        "    def before(self, batch): return []\n"
-        "    def counts(self, batch): return {'mine': torch.tensor(1.0)}\n"
-        "    def forward(self, batch, output, rerun):\n"
-        "        return {'mine': LossTerm(self.head(output.hidden).sum(), torch.tensor(1.0))}\n"
-    )
+    (package / "mine.py").write_text(HEADED)
     monkeypatch.syspath_prepend(str(tmp_path))
-    trained = Trainable(model, {"next_token": {}, "ufo_tune_objectives_elsewhere.mine": {}})
+    return "ufo_tune_objectives_elsewhere.mine"
+
+
+def test_an_objective_out_of_tree_has_heads_of_its_own(model, headed):
+    """Names with dots: found, told the width of states, trained, and its weights are among those that are saved."""
+    trained = Trainable(model, {"next_token": {}, headed: {}})
     terms = trained(everything(model))
     assert {"token", "mine"} <= set(terms)
     terms["mine"].total.backward()
+    own = trained.objectives[headed.replace(".", "/")]
+    assert own.head.weight.shape == (1, model.vlm.width) and own.vector.grad.any() and own.head.weight.grad.any()
     weights = trained.objectives.state_dict()
     assert "ufo_tune_objectives_elsewhere/mine.head.weight" in weights
+    section = TrainSection(lr_multipliers={"objectives": 10.0})
+    groups = optimizer(model, trained.objectives, section).param_groups
+    assert {g["lr"] for g in groups if g["name"] == "objectives"} == {10 * section.learning_rate}
     model.zero_grad()
+
+
+def test_a_second_pass_has_the_transforms_of_the_first(model, headed):
+    """And more: what an objective does to the main pass holds in every other one."""
+    trained = Trainable(model, {headed: {"shift": 0.5}})
+    batch = everything(model)
+    trained(batch)
+    (own,) = trained.objectives.values()
+    first, again, undone = (out.hidden for out in own.outputs)
+    plain = model(batch).hidden
+    assert torch.equal(first, again) and not torch.allclose(first, plain, atol=1e-2)
+    torch.testing.assert_close(undone, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_of_another_recipe_are_refused(model, headed, tmp_path):
+    trained = Trainable(model, {headed: {}})
+    torch.save({"step": 1, "optimizer": {}, "loader": {}, "random": []}, tmp_path / checkpoint.STATE)
+    save_file(dict(trained.objectives.state_dict()), tmp_path / checkpoint.HEADS)
+    assert checkpoint.resume(tmp_path, model, trained.objectives)["step"] == 1
+    with pytest.raises(ModelError, match=r"objectives\.safetensors: weights of objectives do not fit \(.*same recipe"):
+        checkpoint.resume(tmp_path, model, Trainable(model, {"next_token": {}}).objectives)

@@ -120,7 +120,11 @@ def resume(folder: Path, model: UfoModel, objectives: nn.Module) -> dict[str, An
         )
     if model.adapter is not None:
         restore(model, weights, folder)
-    objectives.load_state_dict(heads)
+    try:
+        objectives.load_state_dict(heads)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())  # torch writes it on several lines
+        raise ModelError(f"{folder / HEADS}: weights of objectives do not fit ({why}); same recipe?") from error
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -56,6 +57,14 @@ def _slots(kind: str, name: str) -> tuple[str, ...]:
     return found
 
 
+def _built(name: str, options: Mapping[str, Any], width: int) -> nn.Module:
+    """An objective; one with layers of its own on the model's states is told their width."""
+    kind = plugins.find("objectives", name).Objective
+    told = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    made: nn.Module = kind(width, **options) if told else kind(**options)
+    return made
+
+
 class Trainable(nn.Module):
     """What accelerate wraps, so that every parameter is behind one forward.
 
@@ -78,7 +87,7 @@ class Trainable(nn.Module):
         there = {type(module).__name__ for module in hf.modules()}  # a class may list layers of towers it could have
         self._no_split_modules = sorted(there & set(hf._no_split_modules or ()))  # what FSDP gathers at a time
         self.objectives = nn.ModuleDict(  # modules have no dots in their names, those out of tree do
-            {n.replace(".", "/"): plugins.find("objectives", n).Objective(**o) for n, o in options.items()}
+            {n.replace(".", "/"): _built(n, o, model.vlm.width) for n, o in options.items()}
         )
         for objective in self.objectives.values():
             if in_step is not None and hasattr(objective, "calls"):
@@ -92,7 +101,7 @@ class Trainable(nn.Module):
         output = self.model(batch, before)
         terms: dict[str, LossTerm] = {}
         for objective in self._each():
-            terms |= objective(batch, output, lambda extra: self.model(batch, extra))
+            terms |= objective(batch, output, lambda extra: self.model(batch, [*before, *extra]))
         return terms
 
     def _see(self, embeds: Tensor, batch: Batch) -> Tensor:

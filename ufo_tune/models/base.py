@@ -65,6 +65,11 @@ class VLM(nn.Module):
         return model
 
     @property
+    def width(self) -> int:
+        """D of the decoder's states."""
+        return int(self.hf.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator, arg-type]
+
+    @property
     def layers(self) -> Sequence[nn.Module]:
         """Decoder layers in order."""
         layers: Sequence[nn.Module] = self.text_model.layers  # type: ignore[assignment]

@@ -10,7 +10,10 @@ from torch import Tensor
 from ufo_tune.core.types import Batch, EmbedTransform, LossTerm, ModelOutput
 
 Rerun = Callable[[Sequence[EmbedTransform]], ModelOutput]
-"""A second pass over the same batch with more transforms of its input embeddings."""
+"""A second pass over the same batch with more transforms of its input embeddings, after those of the main pass.
+
+Under DeepSpeed and FSDP all processes must ask for it equally often: whether to may not depend on the batch.
+"""
 
 Calls = Callable[[int], int]
 """How often this process would call a module of the model -> how often all do, where they must call equally often.
@@ -20,7 +23,12 @@ An objective that calls one a number of times that depends on the batch has it a
 
 
 class ObjectiveProtocol(Protocol):
-    """What the loop calls, as ``nn.Module``: heads of its own are sub-modules, trained and saved with the run."""
+    """What the loop calls, as ``nn.Module``.
+
+    Parameters and layers of its own train with the run (``train.lr_multipliers.objectives``), are saved in its
+    checkpoints and no part of what ``merge`` writes. An ``Objective`` that has some takes the width D of the model's
+    states as its one positional argument; its options are keyword-only.
+    """
 
     def before(self, batch: Batch) -> list[EmbedTransform]:
         """Transforms of the main pass; default none."""
