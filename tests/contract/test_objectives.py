@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests import tiny
+from tests.tiny import CODEC
 from ufo_tune import plugins
 from ufo_tune.config import TrainSection
-from ufo_tune.core.types import Answer, Dialogue, SlotKind, Turn
+from ufo_tune.core import answers
+from ufo_tune.core.types import Answer, Dialogue, LossTerm, Slot, SlotKind, Targets, Turn
 from ufo_tune.engine import checkpoint
 from ufo_tune.engine.optim import optimizer
 from ufo_tune.engine.trainable import Trainable, check_objectives
@@ -35,11 +38,16 @@ def trainable(model, request) -> Iterator[Trainable]:
 
 def batch(model, dialogues):
     """Pictures of one size, so that rows can be parted without padding changing anything."""
-    return tiny.batch(model, dialogues, [tiny.image(i) for i in range(len(dialogues))])
+    made = tiny.batch(model, dialogues, [tiny.image(i) for i in range(len(dialogues))])
+    return replace(made, samples=tuple(tuple(s.with_(targets=TRUTH) for s in row) for row in made.samples))
 
 
-EVERYTHING = (tiny.grid_dialogue(3), CAPTION, tiny.map_dialogue())
-"""Boxes, masks and background; a caption; depth and normals."""
+TRUTH = Targets(torch.tensor([[8.0, 5.0, 40.0, 30.0]]), labels=torch.tensor([0]))
+MASK = Slot("mask", np.ones((40, 56), dtype=bool))
+SEGMENT = Turn("segment the red circle", (Answer(answers.slots(CODEC), (MASK,), phrase="the red circle"),))
+REFERRING = Dialogue((SEGMENT,))
+EVERYTHING = (tiny.grid_dialogue(3), CAPTION, tiny.map_dialogue(), REFERRING)
+"""Boxes, masks and background; a caption; depth and normals; a phrase and its mask."""
 
 
 def everything(model):
@@ -47,7 +55,8 @@ def everything(model):
 
 
 def one_row(model, number):
-    return tiny.batch(model, [EVERYTHING[number]], [tiny.image(number)])
+    made = tiny.batch(model, [EVERYTHING[number]], [tiny.image(number)])
+    return replace(made, samples=((made.samples[0][0].with_(targets=TRUTH),),))
 
 
 def nothing(model):
@@ -249,3 +258,46 @@ def test_heads_of_another_recipe_are_refused(model, headed, tmp_path):
     assert checkpoint.resume(tmp_path, model, trained.objectives)["step"] == 1
     with pytest.raises(ModelError, match=r"objectives\.safetensors: weights of objectives do not fit \(.*same recipe"):
         checkpoint.resume(tmp_path, model, Trainable(model, {"next_token": {}}).objectives)
+
+
+class Guessing(torch.nn.Module):
+    """Hides words of the phrase at random and has them guessed, beside how much of the box is seen: a stand-in."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.hidden_word = torch.nn.Parameter(torch.zeros(width))
+
+    def hides(self, batch):
+        """[B, T] bool"""
+        drawn = [torch.rand(batch.ids.shape[1], generator=torch.Generator().manual_seed(s)) for s in batch.seeds]
+        return batch.phrase & (torch.stack(drawn) < 0.5)
+
+    def before(self, batch):
+        return []
+
+    def counts(self, batch):
+        return {"word": self.hides(batch).sum().float()}
+
+    def forward(self, batch, output, rerun):
+        hides = self.hides(batch)
+        second = rerun([lambda embeds, batch: torch.where(hides[..., None], self.hidden_word, embeds)])
+        logits = output.logits(second.hidden[hides])
+        total = torch.nn.functional.cross_entropy(logits, batch.ids[hides], reduction="sum")
+        return {"word": LossTerm(total + 0 * second.hidden.sum(), hides.sum().float())}
+
+
+def test_what_is_drawn_at_random_is_the_rows_own(model):
+    """Counted before the pass, and the same in whichever batch the row stands."""
+    trained = Trainable(model, {})
+    trained.objectives["guessing"] = Guessing(model.vlm.width)
+    rows = [replace(batch(model, [REFERRING]), seeds=(seed,)) for seed in range(8)]
+    whole = replace(tiny.batch(model, [REFERRING] * 8, [tiny.image(0)] * 8), seeds=tuple(range(8)))
+    words = trained.counts(whole)["word"]
+    assert 0 < float(words) < float(whole.phrase.sum())
+    assert float(words) == sum(float(trained.counts(r)["word"]) for r in rows)
+    together, apart = trained(whole)["word"], [trained(r)["word"] for r in rows]
+    assert float(together.count) == float(words)
+    torch.testing.assert_close(together.total, sum(t.total for t in apart), rtol=1e-4, atol=1e-4)
+    together.total.backward()
+    assert trained.objectives["guessing"].hidden_word.grad.any()
+    model.zero_grad()

@@ -175,3 +175,14 @@ def test_each_sample_of_a_row_has_its_phrase_marked(model) -> None:  # type: ign
         marked = batch.ids[0, batch.phrase[0] & (batch.segment[0] == number)]
         assert model.processor.tokenizer.decode(marked) == text
     assert not batch.phrase[batch.segment < 0].any()
+
+
+def test_rows_have_seeds_of_their_own(model) -> None:  # type: ignore[no-untyped-def]
+    """Drawn after all words are, from the batch's own generator: a batch that is made again has the same ones."""
+    rows = [(sample_of("res").with_(image=tiny.image(0, SIZE)),)] * 3
+    collator = Collator(model.processor, res, templates.load("res"), model.codec, {})
+    first, again, other = (collator.rows(rows, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert first is not None and again is not None and other is not None
+    assert first.seeds == again.seeds and len({*first.seeds, *other.seeds}) == 6
+    asked = collator.rows(rows, None)
+    assert asked is not None and asked.seeds == (0, 0, 0)

@@ -185,6 +185,7 @@ class Batch:
     answer_counts: tuple[tuple[int, ...], ...]  # B x answers of each sample, in order
     packs: tuple[tuple[int, ...], ...] = ()  # tokens of the batch rows in each row of the decoder; () one each
     image_keys: tuple[tuple[bytes, int], ...] = ()  # of each image: a name of its pixels, rows of them; or ()
+    seeds: tuple[int, ...] = ()  # B x what an objective draws from: the same in ``counts``, ``before`` and ``forward``
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; samples stay where they are."""

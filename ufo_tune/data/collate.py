@@ -62,6 +62,9 @@ class Collator:
             neither can one without answers: there is nothing to learn from it.
         """
         rows = [self.row(group, rng) for group in groups]
+        if rng is not None:
+            for row, seed in zip(rows, rng.integers(1 << 62, size=len(rows)).tolist(), strict=True):
+                row.seed = seed
         kept = [r for r in rows if len(r.row.ids) <= self.max_length and (rng is None or any(r.answer_counts))]
         return self._stacked(kept, train=rng is not None) if kept else None
 

@@ -41,6 +41,7 @@ class EncodedRow:
     points: list[tuple[float, float]]  # on the canvas
     samples: tuple[Sample, ...]
     answer_counts: tuple[int, ...]
+    seed: int = 0
 
 
 class VLMProcessor(ABC):
@@ -264,6 +265,7 @@ class VLMProcessor(ABC):
             pixels=self.join_pixels([r.pixels for r in rows if r.pixels]),
             samples=tuple(r.samples for r in rows),
             answer_counts=tuple(r.answer_counts for r in rows),
+            seeds=tuple(r.seed for r in rows),
         )
 
     def batch(

@@ -35,7 +35,10 @@ class ObjectiveProtocol(Protocol):
         ...
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """What each term will be divided by, before any pass: the loop sums it over ranks and accumulation first."""
+        """What each term will be divided by, before any pass: the loop sums it over ranks and accumulation first.
+
+        An objective that masks at random draws from ``batch.seeds``, so that its passes mask what was counted here.
+        """
         ...
 
     def __call__(self, batch: Batch, output: ModelOutput, rerun: Rerun) -> dict[str, LossTerm]:
