@@ -79,7 +79,7 @@ def teacher_forced(model, dialogue, picture, generation):
     """Batch whose answers are the generated tokens, and the forward pass over it."""
     processor = model.processor
     encoded = processor.encode(dialogue, picture, (tiny.sample(picture),), (len(generation.ids),), False)
-    runs, header = processor._render(dialogue, encoded.views)
+    runs, header = processor._render(dialogue, processor._see(picture, dialogue.crops)[2])
     written = [
         sequence.AnswerIds(
             ids=[t for t in ids if t >= 0],

@@ -22,7 +22,7 @@ from ufo_tune.core.types import View
 def test_image_tokens_are_multiplied_after_tokenising(family: str, tmp_path: Path) -> None:
     own = tiny.model(family, tmp_path).processor
     shown = own.plan((40, 56))
-    runs, _ = own._render(tiny.grid_dialogue(), shown)
+    runs, _ = own._render(tiny.grid_dialogue(), own.image_text(shown))
     text = runs[0][0]
     assert text.count(own.image_token) == views.tokens_of(shown) > 1
     for special in (True, False):

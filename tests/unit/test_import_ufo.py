@@ -233,7 +233,7 @@ def test_internvl_attention_is_internlm2s(internvl, tmp_path, lora):
 def prompt(folder, size):
     processor = load(folder).processor
     dialogue = Dialogue((Turn("Where can we locate a bus in the image?", (Answer(None),)),))
-    (text, _), *more = processor._render(dialogue, processor.plan(size))[0]
+    (text, _), *more = processor._render(dialogue, processor.image_text(processor.plan(size)))[0]
     assert not more
     return text
 

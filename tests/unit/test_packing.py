@@ -1,5 +1,7 @@
 """Packing: who shares a row, where tokens go and come back from, and what they see there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,8 @@ from tests import tiny
 from ufo_tune.config import Recipe
 from ufo_tune.core import sequence
 from ufo_tune.core.packing import Packing, packs
-from ufo_tune.core.types import NO_SIZE, PAD, PROMPT, Sample, Targets
-from ufo_tune.data.collate import Collator
+from ufo_tune.core.types import NO_SIZE, PAD, PROMPT, Answer, Dialogue, Sample, Targets, Turn
+from ufo_tune.data.collate import Collator, pack
 from ufo_tune.data.open import open_dataset
 from ufo_tune.engine.sources import Sources, ask
 from ufo_tune.errors import ConfigError
@@ -145,3 +147,10 @@ def test_one_row_has_nobody_to_share_with(built):
     )
     with pytest.raises(ConfigError, match=r"train\.pack_tokens.*per_device_train_batch_size to 2"):
         Sources(recipe, built)
+
+
+def test_questions_about_crops_do_not_share_a_row():
+    asked = Dialogue((Turn("", (Answer("a", question="what is it"),)),), image_position="before")
+    assert len(pack([asked, asked], "made#0").turns[0].answers) == 2
+    with pytest.raises(ConfigError, match="and no crops, can be packed; set pack: 1"):
+        pack([asked, replace(asked, crops=((0.0, 0.0, 4.0, 4.0),))], "made#0")

@@ -1,5 +1,6 @@
 """Tokens to maps and back to pixels."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,3 +122,27 @@ def test_target_of_padding_is_zero():
     view = (View(views.letterbox((20, 40)), (4, 4)),)
     target = views.to_target(torch.ones(20, 40), view, (8, 8))
     assert target[:2].eq(0).all() and target[6:].eq(0).all() and target[2:6].eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "found", "size"),
+    [
+        ((2.0, 3.0, 6.0, 5.0), (2, 3), (2, 4)),
+        ((2.9, 3.9, 4.1, 4.1), (2, 3), (2, 3)),  # pixels that it touches
+        ((-3.0, -1.0, 90.0, 90.0), (0, 0), (10, 12)),
+        ((5.0, 5.0, 5.0, 5.0), (5, 5), (1, 1)),
+        ((12.0, 10.0, 12.0, 10.0), (11, 9), (1, 1)),
+    ],
+)
+def test_cut_takes_the_pixels_under_a_box(box, found, size):
+    image = np.arange(120).reshape(10, 12, 1).repeat(3, 2)
+    part, (x, y) = views.cut(image, box)
+    assert (x, y) == found and part.shape[:2] == size and part[0, 0, 0] == image[y, x, 0]
+
+
+def test_views_of_a_part_lie_in_the_image_and_not_in_its_map():
+    whole, part = _tiles(1, 1, side=40.0), _tiles(1, 2)
+    moved = views.beside(part, (5, 7))
+    assert [v.box for v in moved] == [(5, 7, 15, 17), (15, 7, 25, 17)] and all(v.thumbnail for v in moved)
+    assert views.canvas(whole + moved) == views.canvas(whole) and views.grid_of(whole + moved) == (2, 3)
+    assert views.tokens_of(whole + moved) == 18

@@ -131,11 +131,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """What is said about one image. Only the last turn may hold more than one answer."""
+    """What is said about one image. Only the last turn may hold more than one answer.
+
+    ``crops`` (xyxy, original pixels) are seen besides, in their order after the whole: nested ones around a region show
+    it at several resolutions. The map is the whole image's.
+    """
 
     turns: tuple[Turn, ...]
     image_attention: Literal["full", "causal"] = "full"
     image_position: Literal["after", "before"] = "after"  # the image stands after (UFO) or before the question
+    crops: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +148,8 @@ class View:
     """One crop as the vision tower sees it.
 
     ``box`` (xyxy, original pixels) may reach beyond the image where the crop is padded. ``grid`` tokens are in raster
-    order; with ``newline`` one more token, which shows nothing, ends every row of them. A ``thumbnail`` is the image
-    once more beside its crops: the model sees its tokens, and they are no part of the map.
+    order; with ``newline`` one more token, which shows nothing, ends every row of them. A ``thumbnail`` shows the image
+    or a part of it once more: the model sees its tokens, and they are no part of the map.
     """
 
     box: tuple[float, float, float, float]

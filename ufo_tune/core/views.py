@@ -7,7 +7,9 @@ ratio was kept. Views tile it in raster order of their corners; features, grid p
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -42,6 +44,21 @@ def crops(box: Box, rows: int, cols: int, grid: tuple[int, int]) -> tuple[View, 
     xs = torch.linspace(box[0], box[2], cols + 1, dtype=torch.float64).tolist()
     ys = torch.linspace(box[1], box[3], rows + 1, dtype=torch.float64).tolist()
     return tuple(View((xs[c], ys[r], xs[c + 1], ys[r + 1]), grid) for r in range(rows) for c in range(cols))
+
+
+def cut(image: np.ndarray, box: Box) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels [h, w, 3] of an image [H, W, 3] that a box touches, one at least, and the first's (x, y)."""
+    (x0, y0), (x1, y1) = ([math.floor(v) for v in box[:2]], [math.ceil(v) for v in box[2:]])
+    left, top = min(max(0, x0), image.shape[1] - 1), min(max(0, y0), image.shape[0] - 1)
+    return image[top : max(top + 1, y1), left : max(left + 1, x1)], (left, top)
+
+
+def beside(views: Sequence[View], corner: tuple[int, int]) -> tuple[View, ...]:
+    """The views of a part of an image, from its corner (x, y) on, as views of the image that are no part of its map."""
+    x, y = corner
+    return tuple(
+        replace(v, box=(v.box[0] + x, v.box[1] + y, v.box[2] + x, v.box[3] + y), thumbnail=True) for v in views
+    )
 
 
 def tiling(size: tuple[int, int], most: int, side: int, longest: int = 1 << 30) -> tuple[int, int]:

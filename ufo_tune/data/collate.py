@@ -78,7 +78,7 @@ class Collator:
         if len(shared) < len(rows):  # else none found company
             batch.packs = tuple(tuple(lengths[i] for i in pack) for pack in shared)
         if train and self.name_images:
-            batch.image_keys = tuple((key_of(r.pixels), self.processor.tower_rows(r.pixels)) for r in rows if r.pixels)
+            batch.image_keys = tuple((key_of(p), self.processor.tower_rows(p)) for r in rows for p in r.pixels)
         return batch
 
     def row(self, group: tuple[Sample, ...], rng: np.random.Generator | None) -> EncodedRow:
@@ -111,10 +111,10 @@ def pack(dialogues: Sequence[Dialogue], source: str) -> Dialogue:
                 f"{source}: a sample with earlier turns cannot share its row (got {len(d.turns)} turns and pack > 1); "
                 "set pack: 1, or keep one turn of each conversation"
             )
-        if d.turns[0].question or any(a.question is None for a in d.turns[0].answers):
+        if d.crops or d.turns[0].question or any(a.question is None for a in d.turns[0].answers):
             raise ConfigError(
-                f"{source}: only single-answer tasks with the image before the question can be packed; set pack: 1 "
-                "or use a template with image_position: before"
+                f"{source}: only single-answer tasks with the image before the question, and no crops, can be packed; "
+                "set pack: 1 or use a template with image_position: before"
             )
     first = dialogues[0]
     return Dialogue(

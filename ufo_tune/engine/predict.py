@@ -138,7 +138,9 @@ class Predictor:
         """Whether the picture's tokens do not depend on the question: the rule of ``data.collate.pack``."""
         dialogue = asked.task.encode(sample, asked.template, self.model.codec, None, **asked.encode_options)
         (turn, *further) = dialogue.turns
-        return not further and not turn.question and all(answer.question is not None for answer in turn.answers)
+        return not (further or dialogue.crops or turn.question) and all(
+            answer.question is not None for answer in turn.answers
+        )
 
     def asked(self, task: str, template: str | None = None, options: dict[str, Any] | None = None) -> Asked:
         """The task in the words and with the options of the training, unless the arguments say otherwise.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ufo_tune.core import sequence, tokens
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import NO_SIZE, PROMPT, Batch, Dialogue, Sample, Slot, View
-from ufo_tune.core.views import canvas, grid_of, to_canvas, to_known_target, to_target, tokens_of
+from ufo_tune.core.views import Box, beside, canvas, cut, grid_of, to_canvas, to_known_target, to_target, tokens_of
 from ufo_tune.errors import DataError, ModelError
 
 _ANSWER = "\u2983ANSWER\u2984"
@@ -35,7 +35,7 @@ class EncodedRow:
     row: sequence.Row
     dialogue: Dialogue
     views: tuple[View, ...]
-    pixels: dict[str, Tensor]
+    pixels: list[dict[str, Tensor]]  # of the image and its crops
     slot_targets: list[Tensor]
     slot_kinds: list[str]
     points: list[tuple[float, float]]  # on the canvas
@@ -110,8 +110,10 @@ class VLMProcessor(ABC):
         """Id of the image placeholder."""
         return tokens.token_id(self.tokenizer, self.image_token)
 
-    def _render(self, dialogue: Dialogue, views: Sequence[View]) -> tuple[list[tuple[str, bool]], str]:
+    def _render(self, dialogue: Dialogue, shown: str) -> tuple[list[tuple[str, bool]], str]:
         """Text of the prompt as runs (text, supervised), and the header that follows an answer's own question.
+
+        ``shown`` are the placeholders of all images; empty without one.
 
         Raises:
             ModelError: the chat template swallowed a part.
@@ -120,7 +122,7 @@ class VLMProcessor(ABC):
         for number, turn in enumerate(dialogue.turns):
             own = number == len(dialogue.turns) - 1 and any(a.question is not None for a in turn.answers)
             text = _QUESTION if own else turn.question
-            if number == 0 and views:
+            if number == 0 and shown:
                 text = f"{_IMAGE}\n{text}" if dialogue.image_position == "before" else f"{text}\n{_IMAGE}"
             messages.append(_message("user", text))
             if number < len(dialogue.turns) - 1:
@@ -128,8 +130,8 @@ class VLMProcessor(ABC):
         text = self.tokenizer.apply_chat_template(
             messages, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
         )
-        kept = text.count(_IMAGE) == (1 if views else 0)
-        text = text.replace(_IMAGE, self.image_text(views)) if views else text
+        kept = text.count(_IMAGE) == (1 if shown else 0)
+        text = text.replace(_IMAGE, shown)
         text, found, header = text.partition(_QUESTION)
         parts = text.split(_ANSWER)
         if len(parts) != len(dialogue.turns) or not kept:
@@ -168,12 +170,12 @@ class VLMProcessor(ABC):
         """
         self._refuse_tokens(dialogue, samples[0].source)
         size = NO_SIZE if image is None else (image.shape[0], image.shape[1])
-        views = () if image is None else self.plan(size)
-        if image is None and any(a.point or a.slots for turn in dialogue.turns for a in turn.answers):
+        if image is None and (dialogue.crops or any(a.point or a.slots for t in dialogue.turns for a in t.answers)):
             raise ModelError(
-                f"{samples[0].source}: points and masks need an image (got none); give one, or ask in text"
+                f"{samples[0].source}: points, masks and crops need an image (got none); give one, or ask in text"
             )
-        runs, header = self._render(dialogue, views)
+        views, pixels, shown = ((), [], "") if image is None else self._see(image, dialogue.crops)
+        runs, header = self._render(dialogue, shown)
         answers = [
             sequence.AnswerIds(
                 ids=[*tokens.answer_ids(self.tokenizer, a.text or "", self.codec), self.end_id] if train else [],
@@ -202,13 +204,21 @@ class VLMProcessor(ABC):
             row=row,
             dialogue=dialogue,
             views=views,
-            pixels={} if image is None else self.pixels(image, views),
+            pixels=pixels,
             slot_targets=_targets(slots, views, out_size),
             slot_kinds=[s.kind for s in slots],
             points=to_canvas(points, size, views).tolist() if len(points) else [],
             samples=samples,
             answer_counts=counts,
         )
+
+    def _see(self, image: np.ndarray, crops: Sequence[Box]) -> tuple[tuple[View, ...], list[dict[str, Tensor]], str]:
+        """Views, pixels and placeholders of an image and its crops, each of which is seen as an image of its own."""
+        parts = [(image, (0, 0)), *(cut(image, box) for box in crops)]
+        plans = [self.plan((part.shape[0], part.shape[1])) for part, _ in parts]
+        further = [beside(plan, corner) for plan, (_, corner) in zip(plans[1:], parts[1:], strict=True)]
+        pixels = [self.pixels(part, plan) for (part, _), plan in zip(parts, plans, strict=True)]
+        return sum(further, plans[0]), pixels, "".join(map(self.image_text, plans))
 
     def _refuse_tokens(self, dialogue: Dialogue, source: str) -> None:
         """Words that the tokenizer would not read as words: a second image, or an answer's end before its end."""
@@ -262,7 +272,7 @@ class VLMProcessor(ABC):
             phrase=pad([self._phrase(r) for r in rows], False).bool(),
             causal_image=torch.tensor([r.dialogue.image_attention == "causal" for r in rows]),
             views=tuple(r.views for r in rows),
-            pixels=self.join_pixels([r.pixels for r in rows if r.pixels]),
+            pixels=self.join_pixels([part for r in rows for part in r.pixels]),
             samples=tuple(r.samples for r in rows),
             answer_counts=tuple(r.answer_counts for r in rows),
             seeds=tuple(r.seed for r in rows),

@@ -82,16 +82,15 @@ class QwenVLProcessor(VLMProcessor):
         return f"<|vision_start|>{super().image_text(views)}<|vision_end|>"
 
     def positions(self, row: Row, views: Sequence[View]) -> Tensor:
-        """[3, T] time, row and column; the image takes as many positions as its longer side has cells."""
-        at = torch.tensor(row.positions)  # [T]
-        image = torch.tensor(row.ids) == self.image_id
-        if not image.any():
-            return at.expand(3, -1)
-        h, w = self.grid(views)
-        first = int(at[image][0])
-        at = torch.where(at >= first + h * w, at + max(h, w) - h * w, at).repeat(3, 1)  # [3, T]
-        y, x = torch.arange(h * w) // w, torch.arange(h * w) % w
-        at[:, image] = first + torch.stack([torch.zeros_like(y), y, x])
+        """[3, T] time, row and column; an image takes as many positions as its longer side has cells."""
+        at = torch.tensor(row.positions).repeat(3, 1)  # [3, T]
+        places = (torch.tensor(row.ids) == self.image_id).nonzero()[:, 0]  # of all images, one view each
+        for view, image in zip(views, places.split([v.tokens for v in views]), strict=True):
+            h, w = view.grid
+            first = int(at[0, image[0]])
+            at = torch.where(at >= first + h * w, at + max(h, w) - h * w, at)
+            y, x = torch.arange(h * w) // w, torch.arange(h * w) % w
+            at[:, image] = first + torch.stack([torch.zeros_like(y), y, x])
         return at
 
 
