@@ -13,16 +13,16 @@ from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from ufo_tune import resources
+from ufo_tune import plugins, resources
 from ufo_tune.config import _Document
 from ufo_tune.errors import ConfigError
 
 QUESTION_FIELDS = frozenset({"phrase", "classes", "question", "range"})
-"""What a question may ask the task to fill in."""
+"""What a question may ask the task to fill in, besides the ``FIELDS`` that the task's own file names."""
 ANSWER_FIELDS = frozenset({"label", "box", "boxes", "mask", "depth", "normals", "text"})
-"""What an answer may ask the task to fill in."""
+"""What an answer may ask the task to fill in, besides those."""
 
 
 class Template(_Document):
@@ -45,10 +45,13 @@ class Template(_Document):
 
     @field_validator("questions", "answers", "eval_question")
     @classmethod
-    def _fields_are_known(cls, value: str | tuple[str, ...], info: object) -> str | tuple[str, ...]:
-        known = ANSWER_FIELDS if getattr(info, "field_name", "") == "answers" else QUESTION_FIELDS
+    def _fields_are_known(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
+        known = ANSWER_FIELDS if info.field_name == "answers" else QUESTION_FIELDS
         for text in (value,) if isinstance(value, str) else value:
             unknown = _fields(text) - known
+            if unknown and "task" in info.data:
+                known = known | set(getattr(plugins.find("tasks", info.data["task"]), "FIELDS", ()))
+                unknown -= known
             if unknown:
                 raise ValueError(f"no such field {sorted(unknown)} in {text!r}; use {sorted(known)}")
         return value

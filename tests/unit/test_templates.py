@@ -108,3 +108,18 @@ def test_the_tiny_base_knows_the_words(name):
     template = templates.load(name)
     for question in (*template.questions, template.eval_question):
         assert {w for w in question.split() if not w.startswith("{")} <= known
+
+
+def test_a_task_of_ones_own_fills_in_fields_of_its_own(write, tmp_path, monkeypatch):
+    package = tmp_path / "ufo_tune_tasks_elsewhere"
+    package.mkdir()
+    for name, line in (("near", "FIELDS = ('region',)"), ("far", "")):
+        (package / f"{name}.py").write_text(f"{line}\n\n\ndef encode(): ...\n\n\ndef decode(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    wording = TEMPLATE.replace("task: rec", "task: ufo_tune_tasks_elsewhere.near").replace("{phrase}", "{region}")
+    template = templates.load(write(wording))
+    assert template.asks("region") and "B" in template.question(None, region="B")
+    with pytest.raises(ConfigError, match=r"no such field \['region'\]"):
+        templates.load(write(wording.replace("elsewhere.near", "elsewhere.far")))
+    with pytest.raises(ConfigError, match=r"no such field \['reg'\] in .*use .*'region'"):
+        templates.load(write(wording.replace("{region}", "{reg}")))
