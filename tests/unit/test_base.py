@@ -83,3 +83,35 @@ def test_processes_that_would_resume_from_different_steps_are_refused(tmp_path: 
     engine_train._agreed(tmp_path, "nothing")
     with pytest.raises(ConfigError, match=r"different checkpoints to resume from \(got checkpoint-3, nothing\)"):
         engine_train._agreed(tmp_path, "checkpoint-3")
+
+
+TWIN = """
+from ufo_tune.models.llava import AutoProcessor, Llava, LlavaForConditionalGeneration, LlavaProcessor, tiny
+from ufo_tune.models.ufo import UfoModel
+
+
+class Model(UfoModel):
+    pass
+
+
+class {own}(Llava):
+    pass
+
+
+def build(path, codec, **weights):
+    hf = LlavaForConditionalGeneration.from_pretrained(path, **weights)
+    return Model.assemble({vlm}(hf), AutoProcessor.from_pretrained(path), LlavaProcessor, codec, {{}})
+"""
+"""A family out of tree, with weights of a class of its own or of one of ours."""
+
+
+@pytest.mark.parametrize("vlm", ["Twin", "Llava"])
+def test_a_family_out_of_tree_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vlm: str) -> None:
+    package = tmp_path / f"ufo_tune_families_{vlm.lower()}"
+    package.mkdir()
+    (package / "twin.py").write_text(TWIN.format(own="Twin", vlm=vlm))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"{package.name}.twin"
+    made = prepare(f"tiny:{name}", tmp_path / "prepared", family=name)
+    assert read_settings(made)["family"] == name
+    assert type(load.load(made)).__module__ == name == load.load(made).settings["family"]

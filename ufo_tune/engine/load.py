@@ -99,12 +99,9 @@ def base(
             raise ModelError(f"{name}: is an adapter, no base (got {ADAPTER}); first run `ufo-tune merge {name}`")
         settings = changed(read_settings(folder), codec, options)
         return _checked(folder, lambda: _build(str(folder), settings, dtype, quantization))
-    build = plugins.find("models", family).build
-    plugins.check_options(f"models/{family}", build, options)
-    chosen = Codec.from_dict({**Codec().to_dict(), **codec})
-    kept = _weights(dtype, quantization)
-    model: UfoModel = _checked(Path(name), lambda: build(name, chosen, **options, **kept))
-    return model
+    plugins.check_options(f"models/{family}", plugins.find("models", family).build, options)
+    settings = {"family": family, "codec": {**Codec().to_dict(), **codec}, "options": options}
+    return _checked(Path(name), lambda: _build(name, settings, dtype, quantization))
 
 
 def changed(settings: dict[str, Any], codec: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +147,7 @@ def _build(path: str, settings: dict[str, Any], dtype: str, quantization: str) -
     build = plugins.find("models", settings["family"]).build
     kept = _weights(dtype, quantization)
     model: UfoModel = build(path, Codec.from_dict(settings["codec"]), **settings["options"], **kept)
+    model.settings["family"] = settings["family"]  # a family of one's own may be made of another's classes
     model.adopt(settings)
     return model
 

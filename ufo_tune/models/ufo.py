@@ -87,7 +87,7 @@ class UfoModel(nn.Module):
         elif len(hf_processor.tokenizer) > rows:
             raise ModelError(f"embeddings have {rows} rows for {len(hf_processor.tokenizer)} tokens; run prepare again")
         processor = processor_class(hf_processor, codec, **options)
-        family = type(vlm).__module__.rpartition(".")[2]
+        family = type(vlm).__module__.removeprefix("ufo_tune.models.")
         known: dict[str, Any] = {"templates": {}, "dataset_templates": {}, "task_options": {}}
         return cls(vlm, processor, {"family": family, "options": options, **known})
 
