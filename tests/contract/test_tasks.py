@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tests.spoken import CELLS, CODECS, GRID, SIZE, WHOLE, WORDS, codec_name, encode, sample_of, spoken, words
-from ufo_tune import plugins, templates
+from tests.spoken import CELLS, CODECS, GRID, SIZE, WHOLE, WORDS, codec_name, encode, own_file, sample_of, spoken, words
+from ufo_tune import plugins, resources, templates
 from ufo_tune.core import answers, masks
 from ufo_tune.core.boxes import iou
 from ufo_tune.core.codec import Codec
@@ -20,6 +20,8 @@ from ufo_tune.errors import DataError, UfoTuneError
 
 NAMES = plugins.names("tasks")
 PHRASE = ("rec", "res")
+TEXT = [n for n in NAMES if any(map(templates.load(plugins.find("tasks", n).TEMPLATE).asks, ("phrase", "question")))]
+"""Tasks that are asked by the sample's own text."""
 GARBAGE = (
     "", " ", "the cup", "cup", "cup,", ",", "<box>", "</box><box>", "cup,<box></box>", "cup,<box>1,2,3</box>",
     "cup,<box>1,2,3,4,5</box>", "cup,<box>a,b,c,d</box>", "cup,<box>1,2,3,99999</box>", "cup,<box>1,2,3,4",
@@ -43,7 +45,8 @@ def name_of(task) -> str:
 
 
 def test_there_are_tasks():
-    assert {"rec", "res", *WORDS, *GRID, *WHOLE} <= set(NAMES)
+    assert {"rec", "res", "caption", *WORDS, *GRID, *WHOLE} <= set(NAMES)
+    assert set(TEXT) >= {"rec", "res", "vqa", "conversation"} and not {"caption", *GRID, *WHOLE} & set(TEXT)
 
 
 def test_signatures(task):
@@ -61,6 +64,9 @@ def test_round_trip(task, codec):
     generation = spoken(encode(task, sample, codec), codec)
     found = task.decode(generation, sample, codec)
     assert found.invalid == 0
+    if own := own_file(name):
+        own.check(found, sample)
+        return
     if name in WORDS:  # what a conversation points at: tests/unit/test_conversation.py
         assert found.text == WORDS[name]
         return
@@ -218,7 +224,7 @@ def test_words_hold_placeholders_and_no_bins(name, text, says, boxes):
     assert found.text == says and len(found.boxes) == boxes
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*GRID, *WHOLE, "caption", "conversation")])
+@pytest.mark.parametrize("name", [n for n in TEXT if f"scenes_{n}" in resources.names("data_templates")])
 def test_packing_puts_the_question_into_the_answer(name, codec):
     task, sample = plugins.find("tasks", name), sample_of(name)
     for seed in (0, None):
@@ -231,7 +237,7 @@ def test_packing_puts_the_question_into_the_answer(name, codec):
         assert after.turns[0].answers[0].phrase == "the left cup"
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*GRID, *WHOLE, "caption")])
+@pytest.mark.parametrize("name", TEXT)
 @pytest.mark.parametrize(("text", "says"), [("", "is empty"), (" \n", "is empty"), ("a <MASK> b", "token <MASK>")])
 def test_text_that_cannot_be_asked(name, codec, text, says):
     for seed in (0, None):
