@@ -22,6 +22,8 @@ from tests.data_files import make
 from tests.data_files.refcoco import instances, ref, write
 from tests.unit.conftest import GOOD, point_to
 from ufo_tune import cli
+from ufo_tune.core.types import Answer, Dialogue, Turn
+from ufo_tune.engine.trainable import Trainable
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FEW = {
@@ -106,10 +108,29 @@ def test_evaluating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_dataset_of_the_page_on_extending() -> None:
-    (code,) = blocks("extending.md", "python")
+    code, _ = blocks("extending.md", "python")
     module: dict[str, Any] = {}
     exec(code, module)
     for task in module["TASKS"]:
         sample = module["load"]("", "val", task=task, size=2)[1]
         x0, y0, x1, y1 = (int(v) for v in sample.targets.boxes[0])
         assert sample.image[y0:y1, x0:x1].all() and sample.image.sum() == 255 * 3 * (x1 - x0) * (y1 - y0)
+
+
+def test_the_objective_of_the_page_on_extending(tmp_path: Path) -> None:
+    """As a module of its own beside ours: a term, counted before the pass, and gradients of its layers."""
+    _, code = blocks("extending.md", "python")
+    module: dict[str, Any] = {}
+    exec(code, module)
+    model = tiny.model("llava", tmp_path)
+    trained = Trainable(model, {"next_token": {}})
+    trained.objectives["mine"] = module["Objective"](model.vlm.width, share=0.9)
+    asked = Dialogue((Turn("where is the red circle", (Answer("a", phrase="the red circle"),)),))
+    (term,) = module["TERMS"]
+    for dialogue in (asked, Dialogue((Turn("what is red", (Answer("a"),)),))):
+        batch = tiny.batch(model, [dialogue])
+        terms = trained(batch)
+        assert float(terms[term].count) == float(trained.counts(batch)[term])
+        assert (float(terms[term].count) > 0) == (float(terms[term].total) > 0) == (dialogue is asked)
+        terms[term].total.backward()
+    assert all(p.grad is not None and p.grad.any() for p in trained.objectives.parameters())

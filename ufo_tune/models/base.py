@@ -22,7 +22,10 @@ from ufo_tune.models.processor import VLMProcessor
 
 
 class GroundingModel(Protocol):
-    """What ``data`` and ``engine`` see. A one-tower model implements this directly."""
+    """What evaluation and prediction see. Training also asks for what ``UfoModel`` has besides: ``vlm``, ``settings``.
+
+    A one-tower model is a subclass of it whose ``predict`` gives ``Prediction``s.
+    """
 
     processor: VLMProcessor
     codec: Codec
