@@ -301,3 +301,14 @@ def test_what_is_drawn_at_random_is_the_rows_own(model):
     together.total.backward()
     assert trained.objectives["guessing"].hidden_word.grad.any()
     model.zero_grad()
+
+
+def test_processes_in_step_see_a_picture_in_every_pass(model, headed, monkeypatch):
+    """One whose batch has no images would leave the tower out of a second pass too, and the others would wait."""
+    text = model.processor.batch([CAPTION], [None], [(tiny.sample(None),)], True)
+    looks, see = [], type(model.vlm).image_features
+    monkeypatch.setattr(type(model.vlm), "image_features", lambda vlm, pixels: looks.append(1) or see(vlm, pixels))
+    trained = Trainable(model, {headed: {}}, in_step=lambda own: own)
+    trained(text)
+    (own,) = trained.objectives.values()
+    assert len(looks) == len(own.outputs) == 3
