@@ -111,7 +111,15 @@ def test_wrong_options(tmp_path: Path) -> None:
         ({"bbox": [5, 6, 10]}, r"annotation 1: bbox: is not 4 numbers"),
         ({"bbox": [5, 6, 10, float("nan")]}, r"annotation 1: bbox: is not finite"),
         ({"category_id": 4}, r"annotation 1: no such category \(got 4\); ids are 3, 7"),
+        ({"category_id": [3]}, r"annotation 1: no such category \(got \[3\]\); ids are 3, 7"),
         ({"image_id": 5}, r"annotation 1: its image is not listed \(got image_id 5\)"),
+        ({"image_id": {}}, r"annotation 1: its image is not listed \(got image_id {}\)"),
+        ({"area": "big"}, r"annotation 1: area is no number of pixels \(got 'big'\)"),
+        ({"area": float("nan")}, r"annotation 1: area is no number of pixels \(got nan\)"),
+        ({"area": -1}, r"annotation 1: area is no number of pixels \(got -1\)"),
+        ({"iscrowd": "0"}, r"annotation 1: iscrowd is neither 0 nor 1 \(got '0'\)"),
+        ({"bbox": [15, 18, -10, -12], "area": None}, r"coco/val#2: annotation 1: box has no area"),
+        ({"segmentation": {"size": None, "counts": "0"}}, r"coco/val#2: annotation 1: mask size: is not"),
         ({"segmentation": {"size": [60, 40], "counts": "0"}}, r"mask is \(60, 40\) but the image is \(40, 60\)"),
         ({"segmentation": [[1, 2, 3]]}, r"coco/val#2: annotation 1: polygon"),
         ({"segmentation": [[1, 2, 3, "a", 5, 6]]}, r"coco/val#2: annotation 1: polygon"),
@@ -127,6 +135,35 @@ def test_faults_name_their_place(tmp_path: Path, change: dict[str, Any], message
         _load(_write(tmp_path, data))[0]
 
 
+def test_an_area_that_is_not_given_is_that_of_the_box(tmp_path: Path) -> None:
+    data = instances()
+    data["annotations"][0]["area"] = None  # 10 x 12
+    del data["annotations"][1]["area"]  # 20 x 20
+    samples = _load(_write(tmp_path, data), min_area=121)
+    assert [thing.area for thing in samples.pictures[0].things] == [120, 400]
+    assert len(_truth(samples, 0).boxes) == 1
+
+
+def test_a_reversed_box_is_told_of_whatever_the_filters(tmp_path: Path) -> None:
+    data = instances()
+    data["annotations"][2].update(bbox=[20, 10, -5, 5], area=0)
+    samples = _load(_write(tmp_path, data), min_area=50, keep_empty=False)
+    assert samples.image_ids == ("2", "11")
+    with pytest.raises(DataError, match="coco/val#11: annotation 3: box has no area"):
+        samples[1]
+
+
+def test_ids_may_be_texts_or_whole_floats(tmp_path: Path) -> None:
+    data = instances()
+    for row, key in zip(data["images"], ("b", "a", 12.0), strict=True):  # 12.0 is how pandas writes 12
+        for annotation in data["annotations"]:
+            annotation["image_id"] = key if annotation["image_id"] == row["id"] else annotation["image_id"]
+        row["id"] = key
+    samples = _load(_write(tmp_path, data))
+    assert samples.image_ids == ("12", "a", "b")
+    assert [len(_truth(samples, k).boxes) for k in range(3)] == [0, 2, 1]
+
+
 def test_a_box_over_the_edge_by_rounding_is_clipped(tmp_path: Path) -> None:
     data = instances()
     data["annotations"][0]["bbox"] = [50.2, 20, 10.3, 20.4]
@@ -140,6 +177,13 @@ def test_a_box_over_the_edge_by_rounding_is_clipped(tmp_path: Path) -> None:
         (lambda d: d.pop("categories"), "has no list 'categories'"),
         (lambda d: d["images"][0].pop("height"), r"images\[0\] lacks 'height'"),
         (lambda d: d["images"][0].update(id=2), "images: ids are not unique"),
+        (lambda d: d["images"][0].update(id=[2]), r"images\[0\]: id is neither a number nor a text .got \[2\]"),
+        (lambda d: d["images"][0].update(height=None), "image 11: height is no number of pixels .got None"),
+        (lambda d: d["images"][0].update(width=float("inf")), "image 11: width is no number of pixels .got inf"),
+        (lambda d: d["images"][0].update(width=60.5), "image 11: width is no number of pixels .got 60.5"),
+        (lambda d: d["images"][0].update(width=0), "image 11: width is no number of pixels .got 0"),
+        (lambda d: d["categories"][0].update(id=None), r"categories\[0\]: id is neither a number nor a text .got None"),
+        (lambda d: d["categories"][1].update(name=None), r"categories\[1\]: the name of a class is no text .got None"),
         (lambda d: d["categories"][0].update(name="cup"), "names are not unique"),
     ],
 )
@@ -203,6 +247,12 @@ def test_panoptic_faults(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(DataError, match="coco/val#4: segment 301 has no pixels"):
         _load(tmp_path, layout="panoptic")[0]
+    data["annotations"][0]["segments_info"] = None
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="panoptic_val.json: has no list 'segments_info'"):
+        _load(tmp_path, layout="panoptic")
+    data["annotations"][0].update(segments_info=[])
+    path.write_text(json.dumps(data))
     Image.new("RGB", (3, 2)).save(tmp_path / "annotations" / "panoptic_val" / "a.png")
     with pytest.raises(DataError, match=r"coco/val#4: mask is \(2, 3\) but the image is \(40, 60\)"):
         _load(tmp_path, layout="panoptic")[0]
@@ -231,13 +281,53 @@ def test_yolo_boxes_and_polygons(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [("0 0.5 0.5 x 0.1", "is not a row of numbers"), ("0 0.5 0.5 0.1", "is neither a box nor a polygon .got 3"),
-     ("9 0.5 0.5 0.1 0.1", "no such class .got 9.; numbers are 0, 1")],
+     ("9 0.5 0.5 0.1 0.1", "no such class .got 9.; numbers are 0, 1"),
+     ("nan 0.5 0.5 0.1 0.1", "no such class .got nan."), ("inf 0.5 0.5 0.1 0.1", "no such class .got inf."),
+     ("0.7 0.5 0.5 0.1 0.1", "no such class .got 0.7."), ("0 nan 0.5 0.1 0.1", "is no box or polygon"),
+     ("0 0.5 0.5 -0.1 0.1", "is no box or polygon"), ("0 0 0 1 inf 1 1", "is no box or polygon")],
 )  # fmt: skip
 def test_yolo_faults(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"a\.txt:2: {message}"):
         _load(_yolo(tmp_path, "1 0.5 0.5 0.2 0.4\n" + text), "detection", layout="yolo")
     with pytest.raises(DataError, match="labels2: no such folder of label files"):
         _load(tmp_path, "detection", layout="yolo", labels="labels2")
+
+
+def test_yolo_files_as_windows_and_macos_leave_them(tmp_path: Path) -> None:
+    folder = _yolo(tmp_path, "")
+    (folder / "labels" / "val" / "a.txt").write_bytes(b"\xef\xbb\xbf1 0.5 0.5 0.2 0.4\r\n")
+    (folder / "images" / "val" / "._a.png").write_bytes(b"resource fork")
+    samples = _load(folder, "detection", layout="yolo")
+    assert samples.image_ids == ("a", "b")
+    torch.testing.assert_close(_truth(samples, 0).boxes, torch.tensor([[24.0, 12, 36, 28]]))
+    (folder / "labels" / "val" / "a.txt").write_bytes(b"1 0.5 0.5 0.2 0.4 \xff\n")
+    with pytest.raises(DataError, match=r"a\.txt: is no text"):
+        _load(folder, "detection", layout="yolo")
+
+
+def test_yolo_images_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    folder = _yolo(tmp_path, "1 0.5 0.5 0.2 0.4\n")
+    picture(folder / "images" / "val" / "a.bmp")
+    with pytest.raises(DataError, match=r"a\.png: has the labels of another image .got a\.txt for a\.bmp too."):
+        _load(folder, "detection", layout="yolo")
+    for path in (folder / "images" / "val").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="val: has no images"):
+        _load(folder, "detection", layout="yolo")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("[no, yes]", "names: 0: the name of a class is no text .got False"), ("{0: cup, 1: }", "1: .* no text .got None"),
+     ("{a: cup, 1: dog}", "names: is no number of a class .got 'a'")],
+)  # fmt: skip
+def test_yolo_names(tmp_path: Path, names: str, message: str) -> None:
+    folder = _yolo(tmp_path, "1 0.5 0.5 0.2 0.4\n")
+    (folder / "data.yaml").write_text(f"names: {names}\n")
+    with pytest.raises(DataError, match=rf"data\.yaml: .*{message}"):
+        _load(folder, "detection", layout="yolo")
+    (folder / "data.yaml").write_text('names: {"1": "yes", "0": "no"}\n')
+    assert _load(folder, "detection", layout="yolo").classes == ("no", "yes")
 
 
 @real

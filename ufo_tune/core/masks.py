@@ -97,10 +97,11 @@ def from_segmentation(segmentation: Any, size: tuple[int, int]) -> Rle:
         return from_polygons(segmentation, size)
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise DataError(f"segmentation: no known form (got {segmentation!r:.80}); give polygons, or size and counts")
-    if tuple(segmentation["size"]) != tuple(size):
-        raise DataError(
-            f"mask is {tuple(segmentation['size'])} but the image is {tuple(size)}; check the annotation file"
-        )
+    own = segmentation["size"]
+    if not isinstance(own, Sequence):
+        raise DataError(f"mask size: is not height and width (got {own!r:.80}); check the annotation file")
+    if tuple(own) != tuple(size):
+        raise DataError(f"mask is {tuple(own)} but the image is {tuple(size)}; check the annotation file")
     counts = segmentation["counts"]
     if isinstance(counts, str):
         counts = counts.encode("utf-8", "replace")

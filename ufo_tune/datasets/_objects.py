@@ -168,14 +168,15 @@ def _left(pictures: Pictures, wanted: Sequence[str], filters: Filters) -> tuple[
     """
     labels, sides, areas, ends = pictures.objects()
     asked = np.isin(pictures.classes, wanted)
-    kept = asked[labels] & ((sides >= filters.min_size) | (sides < 0)) & (areas >= filters.min_area)  # [all]
+    large = (sides >= filters.min_size) & (areas >= filters.min_area)  # [all]
+    kept = asked[labels] & (large | (sides < 0))  # [all]
     return labels[kept], np.append(0, np.cumsum(kept))[ends]
 
 
 def _large(thing: Thing, filters: Filters) -> bool:
     """Reversed boxes stay in, so that they are reported."""
     side = min(thing.box[2] - thing.box[0], thing.box[3] - thing.box[1])
-    return (side >= filters.min_size or side < 0) and thing.area >= filters.min_area
+    return side < 0 or (side >= filters.min_size and thing.area >= filters.min_area)
 
 
 @lru_cache(maxsize=64)
