@@ -316,6 +316,21 @@ def test_yolo_images_that_cannot_be_told_apart(tmp_path: Path) -> None:
         _load(folder, "detection", layout="yolo")
 
 
+def test_links_that_lead_nowhere_are_missing_images(tmp_path: Path) -> None:
+    folder = _yolo(tmp_path, "1 0.5 0.5 0.2 0.4\n")
+    (folder / "labels" / "val" / "z.txt").symlink_to(tmp_path / "gone.txt")
+    assert len(_load(folder, "detection", layout="yolo")) == 2
+    (folder / "images" / "val" / "z.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"z\.png: no such image"):
+        _load(folder, "detection", layout="yolo")
+
+
+def test_a_file_without_images_is_named(tmp_path: Path) -> None:
+    folder = _write(tmp_path, {"images": [], "categories": [{"id": 1, "name": "cup"}], "annotations": []})
+    with pytest.raises(DataError, match=r"instances_val\.json: has no rows"):
+        _load(folder)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [("[no, yes]", "names: 0: the name of a class is no text .got False"), ("{0: cup, 1: }", "1: .* no text .got None"),

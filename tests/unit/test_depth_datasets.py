@@ -169,6 +169,11 @@ def test_files_that_do_not_pair(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_text("a.jpg b.png\nalone.jpg\n")
     with pytest.raises(DataError, match=r"bad.txt:2: is not an image and a depth map \(got 'alone.jpg'\)"):
         index_pairs(tmp_path / "bad.txt")
+    (tmp_path / "bad.txt").write_bytes("é.jpg b.png\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"bad.txt: is not UTF-8 text"):
+        index_pairs(tmp_path / "bad.txt")
+    (tmp_path / "good.txt").write_text("a.jpg b.png\r\n", encoding="utf-8-sig")
+    assert index_pairs(tmp_path / "good.txt") == ([("a.jpg", "b.png")], 0)
 
 
 def _first(folder: Path, **options: Any) -> np.ndarray:

@@ -46,6 +46,17 @@ def test_a_file_that_is_a_list(tmp_path: Path) -> None:
     assert list(json_rows.rows(_write(tmp_path / "b.json", []))) == []
 
 
+def test_a_mark_before_the_text_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"a": "é"}, {"a": 2}]', encoding="utf-8-sig")
+    found = list(json_rows.rows(path))
+    assert [row for *_, row in found] == [{"a": "é"}, {"a": 2}]
+    places = json_rows.Places(path)
+    for number, (_, begin, end, _) in enumerate(found):
+        places.add(number, begin, end)
+    assert list(places.read(np.arange(2))) == [[{"a": "é"}], [{"a": 2}]]
+
+
 def test_groups(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.json", VALUE["a"])
     places = json_rows.Places(path)

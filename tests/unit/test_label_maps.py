@@ -212,6 +212,16 @@ def test_files_that_do_not_pair_up(tmp_path):
         label_folder.load(root, split, task=TASK)
 
 
+def test_links_to_folders_count_but_lead_in_no_circle(tmp_path):
+    root, split, _ = data_files.make("label_folder", tmp_path)
+    labels = tmp_path / "labels" / split
+    (labels / "more").rename(tmp_path / "elsewhere")
+    (labels / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(labels)
+    (labels / "nowhere").symlink_to(tmp_path / "gone")
+    assert label_folder.load(root, split, task=TASK).image_ids == ("a", "more/b")
+
+
 def test_listed_once(tmp_path, monkeypatch):
     root, split, _ = data_files.make("label_folder", tmp_path)
     label_folder.load(root, split, task=TASK)
@@ -294,6 +304,13 @@ def test_what_a_mask_is_of(tmp_path, file, image, phrase):
     assert [(s.image_id, s.text) for s in samples] == [(image, phrase)]
     assert samples[0].targets.boxes.tolist() == [[1, 2, 9, 8]]
     assert mask_folder.load(str(tmp_path), "", task="res", phrase="the crack")[0].text == "the crack"
+
+
+def test_a_mask_of_two_images(tmp_path):
+    picture(picture(tmp_path / "images" / "a.jpg").with_name("a.png"))
+    write_map(tmp_path / "masks" / "a_cup.png", rectangle(1, 2, 9, 8).astype(np.uint8))
+    with pytest.raises(DataError, match=r"images: two images have one name \(got a.jpg and a.png\)"):
+        mask_folder.load(str(tmp_path), "", task="res")
 
 
 @pytest.mark.parametrize(

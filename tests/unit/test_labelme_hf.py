@@ -71,6 +71,15 @@ def test_a_list_of_labels(tmp_path: Path) -> None:
         _labelme(tmp_path, labels="labels.txt")
 
 
+def test_a_list_of_labels_from_windows(tmp_path: Path) -> None:
+    labelme_files.make(tmp_path)
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcup\r\nplate\r\nball\r\n")
+    assert _labelme(tmp_path, labels="labels.txt").classes == ("cup", "plate", "ball")
+    (tmp_path / "labels.txt").write_bytes("café\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"labels.txt: is not UTF-8 text"):
+        _labelme(tmp_path, labels="labels.txt")
+
+
 def test_a_circle_may_leave_the_image(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "a.png")
     circle = shape("ball", [[58, 20], [58, 30]], "circle")
@@ -120,8 +129,8 @@ def test_shapes_that_are_left_out(tmp_path: Path) -> None:
         _labelme(tmp_path)[0]
 
 
-def _hf(folder: Path, task: str = "detection", **options: Any) -> hf.Rows:
-    return hf.load(str(folder), "train", task=task, **options)
+def _hf(folder: Path, task: str = "detection", split: str = "train", **options: Any) -> hf.Rows:
+    return hf.load(str(folder), split, task=task, **options)
 
 
 def _saved(folder: Path, columns: dict[str, list[Any]], features: Features | None = None) -> Path:
@@ -152,6 +161,20 @@ def test_parquet(tmp_path: Path) -> None:
     samples = _hf(tmp_path)
     assert samples.classes == ("cup", "plate") and samples.image_ids == ("7", "9")
     np.testing.assert_array_equal(samples[1].image, np.array(pil.open(tmp_path / "source" / "1.png")))
+
+
+@pytest.mark.parametrize(
+    "name", ["test", "test-00000-of-00001", "test-00000-of-00001-b42a775f407cee45", "test_0", "test.0-of-1"]
+)
+def test_a_split_is_not_another_that_begins_alike(tmp_path: Path, name: str) -> None:
+    found = hf_files.table(tmp_path)
+    found.select([0]).to_parquet(str(tmp_path / f"{name}.parquet"))
+    for other in ("testA", "test_long", "testdev-00000-of-00001", "test2017"):  # RefCOCO on the Hub: test, testA, testB
+        found.to_parquet(str(tmp_path / f"{other}.parquet"))
+    assert len(_hf(tmp_path, split="test")) == 1
+    assert len(_hf(tmp_path, split="testA")) == 2
+    with pytest.raises(DataError, match=r"tes: no such split .got test.*parquet"):
+        _hf(tmp_path, split="tes")
 
 
 @pytest.mark.parametrize("form", ["xywh", "normalised"])

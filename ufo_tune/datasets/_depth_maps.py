@@ -231,7 +231,11 @@ def index_pairs(index: Path) -> tuple[list[Pair], int]:
         DataError: a line has not two paths.
     """
     pairs, without = [], 0
-    for number, line in enumerate(readers.existing(index, "index file").read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = readers.existing(index, "index file").read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{index}: is not UTF-8 text (got {error}); save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         parts = [p.strip().lstrip("/") for p in (line.split("\t") if "\t" in line else line.split())]

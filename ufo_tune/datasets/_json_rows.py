@@ -29,6 +29,8 @@ _LONGEST = 1 << 28
 """Bytes of the longest value: text that is no JSON must not draw the whole file into memory."""
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_BOM = b"\xef\xbb\xbf"
+"""What some editors put before the text."""
 _DECODER = json.JSONDecoder()
 
 
@@ -113,8 +115,8 @@ class _Text:
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path = path
         self._data = data
-        self._place = 0  # what is read next
-        self._begin = 0  # of the window
+        self._place = len(_BOM) if data[: len(_BOM)] == _BOM else 0  # what is read next
+        self._begin = self._place  # of the window
         self._window = ""
 
     def peek(self) -> str:

@@ -226,10 +226,16 @@ def folder_times(folder: Path, nested: bool) -> list[tuple[str, int]]:
     return [(str(place.resolve()), place.stat().st_mtime_ns) for place in places]
 
 
-def _walk(folder: Path, nested: bool) -> Iterator[tuple[Path, list[str]]]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(folders) if nested else []
-        yield Path(place), names
+def _walk(folder: Path, nested: bool, above: tuple[str, ...] = ()) -> Iterator[tuple[Path, list[str]]]:
+    """Folders and the names of the files in them; links to folders count, unless they lead back to one ``above``."""
+    place = os.path.realpath(folder)
+    if place in above:
+        return
+    with os.scandir(folder) as found:
+        folders = {entry.name: entry.is_dir() for entry in found}
+    yield folder, [name for name, is_folder in folders.items() if not is_folder]
+    for name in sorted(name for name, is_folder in folders.items() if is_folder and nested):
+        yield from _walk(folder / name, nested, (*above, place))
 
 
 def _features() -> Features:

@@ -81,7 +81,7 @@ def table(
     rows, meta = folder / f"{name}-{key}.arrow", folder / f"{name}-{key}.json"
     with FileLock(folder / f"{name}-{key}.lock"):
         if not meta.is_file():  # written last: its presence says that the rows are whole
-            _write(rows, meta, make, features())
+            _write(rows, meta, make, features(), str(next(iter(sources), name)))
     return Table(Dataset.from_file(str(rows)), json.loads(meta.read_text(encoding="utf-8")))
 
 
@@ -92,7 +92,8 @@ def digest(path: Path) -> str:
         DataError: there is no such file or folder.
     """
     if path.is_dir():
-        listed = sorted((str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(path))
+        stats = ((p, _stat(p)) for p in _files(path))
+        listed = sorted((str(p.relative_to(path)), stat.st_size, stat.st_mtime_ns) for p, stat in stats)
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     stat = readers.existing(path, "annotation file").stat()
     known = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
@@ -119,7 +120,15 @@ def _files(folder: Path) -> Iterable[Path]:
             yield Path(root, name)
 
 
-def _write(rows: Path, meta: Path, make: Callable[[], Made], features: Features) -> None:
+def _stat(file: Path) -> os.stat_result:
+    """Of a link that leads nowhere its own: whoever reads it says that the file is missing."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return file.lstat()
+
+
+def _write(rows: Path, meta: Path, make: Callable[[], Made], features: Features, where: str) -> None:
     from datasets.arrow_writer import ArrowWriter
     from tqdm import tqdm
 
@@ -132,9 +141,7 @@ def _write(rows: Path, meta: Path, make: Callable[[], Made], features: Features)
                 writer.write(record)
                 count += 1
             if not count:
-                raise DataError(
-                    f"{rows.stem}: has no rows (got an empty file); check the annotation file and its split"
-                )
+                raise DataError(f"{where}: has no rows (got an empty list); check the annotation file and its split")
             writer.finalize()
     except BaseException:
         part.unlink(missing_ok=True)

@@ -6,7 +6,7 @@
 ``root`` is one of::
 
     a folder with <split>/state.json                    what ``DatasetDict.save_to_disk`` writes
-    a folder with <split>*.parquet or data/<split>*.parquet
+    a folder with <split>.parquet or <split>-00000-of-00002.parquet, ..., also below data
     user/name                                           a dataset of the Hub, of plain files: no code of it is run
 
 ``columns`` says where things are; a dot goes into a column:
@@ -64,6 +64,8 @@ _NEEDED = {
     "caption": ("image", "answer"),
 }
 _FORMATS = ("xyxy", "xywh", "normalised")
+_PART = re.compile(r"([-_.]\d+([-_.]of[-_.]\d+)?)?([-_.][0-9a-f]{8,})?")
+"""What follows a split in a file's name: which part of how many, and a hash."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -196,9 +198,7 @@ def _open(root: str, split: str, config: str, revision: str) -> Dataset:
         if (folder / split / "state.json").is_file():
             return load_from_disk(str(folder / split))
         if folder.is_dir():
-            files = sorted({*folder.glob(f"{split}*.parquet"), *(folder / "data").glob(f"{split}*.parquet")})
-            if not files:
-                raise DataError(f"{folder / split}: no such split (got neither state.json nor parquet files); check it")
+            files = _parquet(folder, split)
             cache = str(_table.cache_folder() / "hf")
             return load_dataset("parquet", data_files=[str(f) for f in files], split="train", cache_dir=cache)
         if not _HUB.fullmatch(root):
@@ -206,6 +206,20 @@ def _open(root: str, split: str, config: str, revision: str) -> Dataset:
         return load_dataset(root, config or None, split=split, revision=revision or None)
     except (OSError, ValueError, exceptions.DatasetsError) as error:
         raise DataError(f"{root}: {split}: cannot be loaded (got {str(error)[:200]}); check root and split") from error
+
+
+def _parquet(folder: Path, split: str) -> list[Path]:
+    """The files of one split; ``testA.parquet`` is none of ``test``'s.
+
+    Raises:
+        DataError: there are none.
+    """
+    there = sorted({*folder.glob("*.parquet"), *(folder / "data").glob("*.parquet")})
+    files = [p for p in there if p.stem.startswith(split) and _PART.fullmatch(p.stem[len(split) :])]
+    if not files:
+        got = ", ".join(p.name for p in there[:8]) or "neither state.json nor parquet files"
+        raise DataError(f"{folder / split}: no such split (got {got}); check it")
+    return files
 
 
 def _classes(rows: Dataset, place: str, given: Sequence[str], root: str) -> tuple[str, ...]:

@@ -26,8 +26,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ufo_tune.core.images import image_size
-from ufo_tune.datasets import _pictures
+from ufo_tune.datasets import _label_maps, _pictures
 from ufo_tune.datasets import _readers as readers
+from ufo_tune.datasets._label_maps import read_names
 from ufo_tune.datasets._objects import TASKS, Filters, Objects, choose
 from ufo_tune.datasets._pictures import Picture, Read, Thing
 from ufo_tune.errors import DataError
@@ -94,7 +95,7 @@ def load(
         "labelme",
         lambda: _read(folder, files, listed, bool(image_root), tuple(ignore)),
         sources=[folder, *([listed] if listed else [])],
-        code=[__file__],
+        code=[__file__, _label_maps.__file__],
         options={"by_name": bool(image_root), "ignore": list(ignore), "labels": labels},
     )
     shown = Path(root) / image_root if image_root else folder
@@ -110,8 +111,7 @@ def _read(folder: Path, files: Sequence[Path], labels: Path | None, by_name: boo
 
 
 def _names(path: Path) -> tuple[str, ...]:
-    lines = readers.existing(path, "file of labels").read_text(encoding="utf-8").splitlines()
-    return tuple(name for line in lines if (name := line.strip()) and name not in _UNNAMED)
+    return tuple(name for line in read_names(path) if (name := line.strip()) and name not in _UNNAMED)
 
 
 def _picture(path: Path, folder: Path, named: Sequence[str] | None, by_name: bool, ignore: Sequence[str]) -> Picture:

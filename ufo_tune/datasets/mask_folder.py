@@ -124,7 +124,7 @@ def load(
 
 
 def _rows(images: Path, folder: Path, task: str, phrase: str) -> _table.Made:
-    shown = {os.path.splitext(f)[0]: f for f in files(images, nested=False) if Path(f).suffix.lower() in IMAGES}
+    shown = _images(images)
     found: dict[str, dict[str, list[str]]] = {stem: {} for stem in shown}
     for file in files(folder, nested=True):
         if not file.lower().endswith(".png"):
@@ -145,6 +145,18 @@ def _rows(images: Path, folder: Path, task: str, phrase: str) -> _table.Made:
     if not any(found.values()):
         raise DataError(f"{folder}: no masks (got no PNG files); check root and split")
     return {"classes": classes}, rows
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """Files by their names without ending."""
+    shown: dict[str, str] = {}
+    for file in files(folder, nested=False):
+        stem, ending = os.path.splitext(file)
+        if ending.lower() in IMAGES:
+            if stem in shown:
+                raise DataError(f"{folder}: two images have one name (got {shown[stem]} and {file}); rename one")
+            shown[stem] = file
+    return shown
 
 
 def _parts(file: str, stems: Collection[str], folder: Path, images: Path) -> tuple[str, str, str]:
