@@ -39,7 +39,8 @@ def _read(out: Path, task: str) -> jsonl.Jsonl:
 
 def _same(a: Sample, b: Sample) -> None:
     """Everything that a row can say; not the source, which is its line now, and the image's name."""
-    assert (a.size, a.task, a.text, a.absent, a.history) == (b.size, b.task, b.text, b.absent, b.history)
+    assert (a.size, a.task, a.text, a.history) == (b.size, b.task, b.text, b.history)
+    assert (a.absent, a.partial) == (b.absent, b.partial)
     grid = a.task in ("detection", "instance_segmentation")
     assert b.classes == (a.classes if grid else ())
     if a.image is None or b.image is None:
@@ -171,6 +172,24 @@ def test_long_lists_of_classes_lie_in_a_file_that_rows_share(tmp_path: Path) -> 
     again = _read(out, "detection")
     assert [s.classes for s in again] == [names, names, other]
     assert [s.absent for s in again] == [None, (names[1],), ()]
+
+
+def test_classes_that_are_not_all_marked(tmp_path: Path) -> None:
+    names, image = ("cup", "plate", "dog"), picture(tmp_path / "a.png")
+    sample = _sample(image, task="detection", text="", classes=names, absent=("dog",), partial=("plate",))
+    convert([sample], tmp_path / "mine.jsonl", progress=False)
+    _same(sample, _read(tmp_path / "mine.jsonl", "detection")[0])
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"image": "a.png", "classes": ["cup"], "partial": ["cap"]}) + "\n")
+    with pytest.raises(DataError, match=r"bad.jsonl:1: partial: unknown class .got 'cap'.; did you mean 'cup'"):
+        _read(tmp_path / "bad.jsonl", "detection")[0]
+
+
+def test_explanations_do_not_go_away_in_silence(tmp_path: Path) -> None:
+    one = _sample(picture(tmp_path / "a.png"))
+    assert one.targets is not None
+    said = one.with_(targets=replace(one.targets, text="the one that holds tea"))
+    with pytest.raises(DataError, match="a phrase has no words that explain it .got 'the one that holds tea'"):
+        convert([said], tmp_path / "mine.jsonl", progress=False)
 
 
 def test_pixels_from_memory_become_files(tmp_path: Path) -> None:

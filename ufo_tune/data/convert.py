@@ -226,6 +226,8 @@ class _Writer:
             row["classes"] = self._classes(first)
             if first.absent is not None:
                 row["absent"] = list(first.absent)
+            if first.partial:
+                row["partial"] = list(first.partial)
         truths = [sample.targets for sample in samples if sample.targets is not None]
         # A phrase has its place in the lists, also where it names nothing.
         none: list[Any] = [[]] if first.task in PER_OBJECT else []
@@ -287,6 +289,8 @@ def _phrase(sample: Sample) -> str:
     count = 0 if sample.targets is None else len(sample.targets.boxes)
     if count > 1:
         raise DataError(f"{sample.source}: a phrase has one object in a row (got {count}); such samples have no row")
+    if sample.targets is not None and (said := sample.targets.text):
+        raise DataError(f"{sample.source}: a phrase has no words that explain it (got {said!r:.40}); leave them out")
     return sample.text
 
 

@@ -24,7 +24,7 @@ IN_WORDS = ("vqa", "caption", "conversation")
 MAX_PHRASE = 1_000
 """Letters of a phrase or class name: longer ones are files pasted in by mistake."""
 _KEYS = (
-    *("image", "images", "objects", "classes", "absent", "ignore"),
+    *("image", "images", "objects", "classes", "absent", "partial", "ignore"),
     *("question", "answer", "messages", "task", "width", "height", "depth", "depth_scale"),
 )
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id", "masks", "crowd")
@@ -50,6 +50,7 @@ class Row:
     classes: tuple[str, ...] = ()
     classes_file: str = ""
     absent: tuple[str, ...] | None = None
+    partial: tuple[str, ...] = ()
     ignore: Any = None
     question: str = ""
     answer: str = ""
@@ -114,6 +115,7 @@ def read_row(line: bytes, where: str, classes: tuple[str, ...]) -> Row:
         classes=tuple(own) if own is not None else classes,
         classes_file=file,
         absent=_texts(data["absent"], f"{where}: absent") if data.get("absent") is not None else None,
+        partial=_texts(data["partial"], f"{where}: partial") if data.get("partial") is not None else (),
         ignore=data.get("ignore"),
         question=question,
         answer=answers[0] if answers else "",

@@ -24,6 +24,7 @@ classes              class names to ask for; ``ref`` then names classes (no ``ob
                      A list, or the name of a file beside this one with one a line, which rows then share
 absent               those of the classes that were looked for in vain, where not all objects of all classes are
                      marked; left out: whatever has no object is absent
+partial              those of the classes of which not every object is marked (LVIS): what is found besides is not wrong
 ignore               a mask of pixels that are not scored, as one of ``objects.masks``
 question, answer     a question and its answer in words (a list: several true ones; without a question: a caption);
                      or ms-swift's ``messages``, whose last turn is asked after the others. ``<bbox>`` and, in
@@ -151,7 +152,7 @@ class Jsonl(Lazy[Sample]):
             return sample.with_(targets=Targets(depth=self._depth(row, sample.size)))
         classes = self._classes(row)
         targets = self._targets(row, row.objects_of(part), classes, sample.size)
-        return sample.with_(classes=classes, targets=targets, absent=row.absent)
+        return sample.with_(classes=classes, targets=targets, absent=row.absent, partial=row.partial)
 
     def _row(self, number: int) -> Row:
         place = self.table[number]
@@ -161,8 +162,9 @@ class Jsonl(Lazy[Sample]):
 
     def _classes(self, row: Row) -> tuple[str, ...]:
         classes = class_list(self.path.parent / row.classes_file) if row.classes_file else row.classes
-        for name in row.absent or ():
-            readers.class_number(name, classes, f"{row.where}: absent")
+        for key, names in (("absent", row.absent or ()), ("partial", row.partial)):
+            for name in names:
+                readers.class_number(name, classes, f"{row.where}: {key}")
         return classes
 
     def _size(self, row: Row, image: Path) -> tuple[int, int]:
