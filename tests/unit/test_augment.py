@@ -105,7 +105,8 @@ def test_flipping_twice_is_identity() -> None:
 @pytest.mark.parametrize(
     "words",
     ["the cup on the left", "LEFTMOST dog", "rightmost one", "facing rightwards", "left-hand door", "turn clockwise",
-     "anti-clockwise arrow", "at 3 o'clock", "the east wing"],
+     "anti-clockwise arrow", "at 3 o'clock", "the east wing", "second zebra", "the last cup", "2nd one",
+     "guy onleft", "bottomright"],
 )  # fmt: skip
 def test_sided_words_forbid_the_flip(words: str) -> None:
     image, sample = _scene(text=words, classes=())
@@ -117,7 +118,9 @@ def test_sided_words_forbid_the_flip(words: str) -> None:
     np.testing.assert_array_equal(Augment(flip=1.0)(image, sample, _rng())[0], image)
 
 
-@pytest.mark.parametrize("words", ["the bright cup", "upright bass", "beast", "a cleft rock", "copyright sign"])
+@pytest.mark.parametrize(
+    "words", ["the bright cup", "upright bass", "beast", "a cleft rock", "copyright sign", "a secondary road", "blast"]
+)
 def test_words_that_only_look_sided(words: str) -> None:
     assert not SIDED.search(words)
     image, sample = _scene(text=words, classes=())
@@ -217,6 +220,8 @@ def test_hue_stays_where_words_name_a_colour() -> None:
     hue = Augment(jitter=1.0, jitter_strength=(0, 0, 0, 0.5))
     np.testing.assert_array_equal(hue(image, sample, _rng())[0], image)
     assert (hue(image, sample.with_(text="the cup"), _rng())[0] != image).any()
+    for words in ("tan pants", "blond boy", "the lightblue one", "multicolored kite", "the greens", "khakis"):
+        np.testing.assert_array_equal(hue(image, sample.with_(text=words), _rng())[0], image)
     assert COLOURS.search("a reddish, blueish thing") and not COLOURS.search("a covered, tired bluejay and goldfinch")
 
 

@@ -151,7 +151,9 @@ def test_normals_turn_with_the_picture(moves):
     assert turned == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("text", ["the left vessel", "the lower one", "above the disc", "the uppermost"])
+@pytest.mark.parametrize(
+    "text", ["the left vessel", "the lower one", "above the disc", "the uppermost", "lowest one", "lying dog", "third"]
+)
 def test_words_of_place_forbid_turns(text):
     sample = _marked([(5, 4, 25, 22)], text)
     step = Windows([sample], 0, dihedral=True)
@@ -170,6 +172,17 @@ def test_free_text_is_refused():
     caption = Sample(np.zeros((*SIZE, 3), np.uint8), SIZE, "caption", targets=Targets(text="a cat"), source="made#7")
     with pytest.raises(ConfigError, match=r"mixture\.1\.window: cutting .* \(got made#7, task caption\)"):
         Windows([caption], 8, where="data.mixture.1")
+
+
+def test_a_phrase_that_names_nothing_may_come_first():
+    """gRefCOCO and own data have such phrases: that nothing is there stays true of a part of the picture."""
+    sample = _marked([(5, 4, 25, 22)])
+    nothing = sample.with_(targets=Targets(masks=()))
+    step = Windows([nothing, sample], 8, dihedral=True)
+    for seed in range(8):
+        image, moved = step(sample.image, nothing, np.random.default_rng(seed))
+        assert image.shape[:2] == moved.size == (8, 8)
+        assert moved.targets is not None and len(moved.targets.boxes) == 0 and moved.targets.masks == ()
 
 
 @pytest.mark.parametrize("option", ["window: 8", "dihedral: true"])

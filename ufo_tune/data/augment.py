@@ -31,11 +31,20 @@ from ufo_tune.core import masks as masks_
 from ufo_tune.core.types import Rle, Sample, Targets
 from ufo_tune.errors import ConfigError
 
-SIDED = re.compile(r"\b(left|right|east|west|clockwise|counter-?clockwise|anti-?clockwise|o'?clock)", re.IGNORECASE)
-"""Words that a mirror makes wrong; longer words with these beginnings (leftmost, rightwards) count."""
+SIDED = re.compile(
+    r"\b(on|the|far|top|bottom|lower|upper|back|front)?(left|right)"  # RefCOCO's people leave out blanks
+    r"|\b(east|west|clockwise|counter-?clockwise|anti-?clockwise|o'?clock)"
+    r"|\b(first|second|third|fourth|fifth|sixth|last|1st|2nd|3rd|[4-9]th)\b",
+    re.IGNORECASE,
+)
+"""Words that a mirror makes wrong; longer words with these beginnings (leftmost, rightwards) count.
+
+People count from the left: the second cup is another one in the mirror."""
 COLOURS = re.compile(
-    r"\b(red|orange|yellow|green|blue|cyan|purple|violet|pink|magenta|brown|gold|golden|beige|teal|turquoise|maroon|navy"
-    r"|olive|colou?r\w*)(dish|ish|y)?\b",
+    r"\b(light|dark|multi)?(red|orange|yellow|green|blue|cyan|purple|violet|pink|magenta|brown|gold|golden|beige|teal"
+    r"|turquoise|maroon|navy|olive|tan|tanned|blonde?|brunette|ginger|khaki|peach|cream|mustard|amber|bronze|copper"
+    r"|crimson|scarlet|burgundy|salmon|coral|rose|fuchsia|mauve|plum|lavender|lilac|indigo|aqua|lime|rainbow"
+    r"|redhead\w*|colou?r\w*)(dish|ish|y)?s?\b",
     re.IGNORECASE,
 )
 """Words that another hue makes wrong."""

@@ -23,11 +23,12 @@ import torch
 from ufo_tune.core import masks as masks_
 from ufo_tune.core.boxes import clip
 from ufo_tune.core.types import Rle, Sample, Samples, Targets
-from ufo_tune.data.augment import SIDED, free_text, select
+from ufo_tune.data.augment import SIDED, select
 from ufo_tune.errors import ConfigError
 
 UPRIGHT = re.compile(
-    r"\b(top|bottom|up|down|upper|lower|above|below|over|under|beneath|north|south|horizontal|vertical|upside|tall|wide)",
+    r"\b(top|bottom|up|down|upper|lower|above|below|over|under|beneath|north|south|horizontal|vertical|upside|tall|wide"
+    r"|sideways|standing|lying|laying|(high|low)(er|est)?\b)",
     re.IGNORECASE,
 )
 """Words that a quarter turn or an upside-down picture makes wrong; longer words with these beginnings count."""
@@ -53,7 +54,7 @@ class Windows:
 
     def __init__(self, samples: Samples, side: int, *, dihedral: bool = False, where: str = "window") -> None:
         first = samples[0]
-        if first.targets is not None and free_text(first):
+        if first.targets is not None and (first.targets.text or first.history):
             raise ConfigError(
                 f"{where}.window: cutting or turning a picture may change what is true of it (got {first.source}, task "
                 f"{first.task}); set window: 0 and dihedral: false"
