@@ -100,6 +100,8 @@ def test_wrong_options(tmp_path: Path) -> None:
         _load(folder, classes=["plat"])
     with pytest.raises(ConfigError, match="no such image .got 'z.png'.; give ids such as 2"):
         _load(folder, images=["z.png"])
+    with pytest.raises(ConfigError, match="datasets/coco.images: is negative .got -1"):
+        _load(folder, images=-1)
     with pytest.raises(ConfigError, match="layout: unknown .got 'panoptik'.; did you mean 'panoptic'"):
         _load(folder, layout="panoptik")
 

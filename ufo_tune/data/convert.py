@@ -61,9 +61,11 @@ def convert(samples: Samples, out: Path, *, limit: int = 0, skip_bad: bool = Fal
         progress: show a bar.
 
     Raises:
-        ConfigError: ``out`` or what belongs to it exists.
+        ConfigError: ``out`` or what belongs to it exists, or ``limit`` is negative.
         DataError: a bad sample, a task that the format does not know, or nothing to write.
     """
+    if limit < 0:
+        raise ConfigError(f"limit: is negative (got {limit}); give how many samples, or 0 for all")
     count = min(limit or len(samples), len(samples))
     done = Converted()
     with _Writer.to(out) as writer, tqdm(total=count, desc="convert", unit="sample", disable=not progress) as bar:

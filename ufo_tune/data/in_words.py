@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def _encoded(sample: Sample) -> Dialogue:
     Raises:
         DataError: none can; what the task's own wording says.
     """
-    encode, codec = plugins.find("tasks", sample.task).encode, Codec()
+    encode, codec = _task(sample.task).encode, Codec()
     errors: list[DataError | ConfigError] = []
     for template in _wordings(sample.task):
         rng = None if sample.targets is None else np.random.default_rng(0)
@@ -61,9 +62,15 @@ def _encoded(sample: Sample) -> Dialogue:
 
 
 @lru_cache(maxsize=64)
+def _task(name: str) -> ModuleType:
+    """Cached because finding a plug-in lists folders, which takes longer than a sample's words do."""
+    return plugins.find("tasks", name)
+
+
+@lru_cache(maxsize=64)
 def _wordings(task: str) -> tuple[Template, ...]:
     """The shipped templates of a task, its own first."""
-    own = templates.load(plugins.find("tasks", task).TEMPLATE)
+    own = templates.load(_task(task).TEMPLATE)
     found = (templates.load(name) for name in resources.names("data_templates"))
     return (own, *(t for t in found if t.task == task and t.name != own.name))
 

@@ -146,6 +146,8 @@ def choose(pictures: Pictures, name: str, *, task: str, images: Path, annotation
     dataset = name.split("/")[0]
     if task not in TASKS:
         raise ConfigError(f"datasets/{dataset}: no such task (got {task!r}); {did_you_mean(task, TASKS)}")
+    if isinstance(filters.images, int) and filters.images < 0:
+        raise ConfigError(f"datasets/{dataset}.images: is negative (got {filters.images}); give how many, or 0 for all")
     wanted = _wanted(pictures.classes, filters.classes, dataset)
     rows = np.arange(len(pictures))
     if not isinstance(filters.images, int):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ufo_tune.datasets import _readers as readers
-from ufo_tune.errors import DataError
+from ufo_tune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -69,13 +69,13 @@ def table(
         options: JSON values that the rows depend on.
 
     Raises:
+        ConfigError: the cache cannot be written.
         DataError: a source is missing, or ``make`` finds fault with it; nothing is left in the cache.
     """
     from datasets import Dataset
     from filelock import FileLock
 
-    folder = cache_folder() / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _writable(cache_folder() / "tables")
     parts = [digest(Path(p)) for p in (*sources, *code, __file__)]
     key = hashlib.sha256(json.dumps([name, parts, options or {}], sort_keys=True).encode()).hexdigest()[:20]
     rows, meta = folder / f"{name}-{key}.arrow", folder / f"{name}-{key}.json"
@@ -118,6 +118,22 @@ def _files(folder: Path) -> Iterable[Path]:
     for root, _, names in os.walk(folder):
         for name in names:
             yield Path(root, name)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made where it is not there.
+
+    Raises:
+        ConfigError: it cannot be made, or files in it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        what = "" if os.access(folder, os.W_OK) else "no right to write there"
+    except OSError as error:
+        what = str(error)
+    if what:
+        raise ConfigError(f"UFO_TUNE_CACHE: {folder}: cannot be written (got {what}); set it to a folder of yours")
+    return folder
 
 
 def _stat(file: Path) -> os.stat_result:
