@@ -202,9 +202,10 @@ def test_missing_files(tmp_path: Path) -> None:
     _write(tmp_path, instances())
     with pytest.raises(DataError, match=r"instances_x.json: no such annotation file; .* has instances_val.json"):
         _load(tmp_path, annotations="annotations/instances_x.json")
-    (tmp_path / "annotations" / "instances_val.json").write_text("{")
-    with pytest.raises(DataError, match="is not valid JSON"):
-        _load(tmp_path)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "annotations" / "instances_val.json").write_text(text)
+        with pytest.raises(DataError, match="is not valid JSON"):
+            _load(tmp_path)
 
 
 def _panoptic(folder: Path) -> tuple[dict[str, Any], np.ndarray]:
@@ -390,3 +391,10 @@ def test_real_yolo_rows_are_all_read() -> None:
         assert len(samples) == 128
         found += sum(len(s.targets.boxes) for s in samples if s.targets)
     assert found == 1839 - 12
+
+
+def test_a_text_that_no_file_can_hold(tmp_path: Path) -> None:
+    data = instances()
+    data["images"][0]["file_name"] = "half\ud800.png"
+    with pytest.raises(DataError, match=r"instances_val\.json: a text holds half a letter .got 'half\\ud800\.png'"):
+        _load(_write(tmp_path, data))

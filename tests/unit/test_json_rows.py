@@ -80,6 +80,7 @@ def test_groups(tmp_path: Path) -> None:
         (b'[{"id": 1}]', r"got, at byte 0: \[ where \{ should be"),
         (b'{"a": [1]}', r"a holds no objects .got 1"),
         (b'{"a": [{"id": "\xff"}]}', r"got, at byte 7: 'utf-8' codec can't decode"),
+        (b'{"a": ' + b"[" * 100_000, r"got, at byte 7: lists in lists without end"),
         (b"PK\x03\x04", r"got, at byte 0: P where \{ should be"),
     ],
 )

@@ -231,6 +231,21 @@ def test_bad_objects(tmp_path: Path, boxes: Any, labels: Any, message: str) -> N
         _hf(root, classes=["cup", "plate"])[0]
 
 
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        ({"bbox": 5, "category": [0]}, "boxes and classes are no lists .got 5"),
+        (["cup"], "has no objects.bbox .got .'cup'"),
+    ],
+)
+def test_objects_of_another_shape(tmp_path: Path, objects: Any, message: str) -> None:
+    Dataset.from_dict({"image": [pil.open(picture(tmp_path / "a.png"))], "objects": [objects]}).to_parquet(
+        str(tmp_path / "train.parquet")
+    )
+    with pytest.raises(DataError, match=f"train#0: {message}"):
+        _hf(tmp_path, classes=["cup", "plate"])[0]
+
+
 def test_wrong_options(tmp_path: Path) -> None:
     root = Path(hf_files.make(tmp_path)[0])
     with pytest.raises(ConfigError, match="columns: no such key .got 'box'.; did you mean 'boxes'"):

@@ -231,10 +231,12 @@ def _said(row: dict[str, Any], where: str) -> Iterator[tuple[str, str]]:
     for number, turn in enumerate(turns):
         turn = turn if isinstance(turn, dict) else {}
         role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if role not in _KINDS:
+        if not isinstance(role, str) or role not in _KINDS:
             raise DataError(f"{where}: turn {number}: unknown role (got {role!r:.40}); use {', '.join(_KINDS)}")
         if not isinstance(text, str):
             raise DataError(f"{where}: turn {number}: is no text (got {text!r:.40}); give its words")
+        if not _whole(text):
+            raise DataError(f"{where}: turn {number}: holds half a letter (got {text!a:.40}); write both halves")
         yield _KINDS[role], text
 
 
@@ -242,7 +244,7 @@ def _image(row: dict[str, Any], questions: Sequence[str], where: str) -> str:
     """The one image; empty where the conversation is text only. Naming it once more, as a turn may, does not matter."""
     named = row.get("images", row.get("image")) or []
     named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(n, str) and n for n in named):
+    if not isinstance(named, list) or not all(isinstance(n, str) and n and _whole(n) for n in named):
         raise DataError(f"{where}: image is no path (got {named!r:.80}); give the path below the image folder")
     if len(set(named)) > 1:
         raise DataError(f"{where}: shows several images (got {len(set(named))}); split it, or drop the row")
@@ -251,6 +253,11 @@ def _image(row: dict[str, Any], questions: Sequence[str], where: str) -> str:
     if asks and not named:
         raise DataError(f"{where}: asks about an image (got none); name it in the row, or drop the row")
     return named[0] if named else ""
+
+
+def _whole(text: str) -> bool:
+    """Whether no letter is only half there, as JSON can write it and no file can hold it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _words(text: str) -> str:
@@ -302,7 +309,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, Any]]:
             if line.strip():
                 try:
                     yield number, f"{path}:{number}", json.loads(line)
-                except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+                except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError, too
                     raise DataError(f"{path}:{number}: is not valid JSON ({error}); one object per line") from error
 
 

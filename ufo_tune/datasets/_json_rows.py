@@ -168,6 +168,8 @@ class _Text:
             except json.JSONDecodeError as error:
                 if last:
                     raise self._fault(error.msg, self._begin + error.pos) from error
+            except RecursionError as error:
+                raise self._fault("lists in lists without end", self._place) from error
             else:
                 if last or end < len(self._window):  # else a number may go on behind the window
                     break

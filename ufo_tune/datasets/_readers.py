@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(existing(path, "annotation file").read_bytes())
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError, too
         raise DataError(f"{path}: is not valid JSON ({error}); mend or download it again") from error
     if not isinstance(data, dict):
         raise DataError(f"{path}: must hold an object (got {type(data).__name__}); is this the annotation file?")

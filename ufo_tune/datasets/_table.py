@@ -159,6 +159,9 @@ def _write(rows: Path, meta: Path, make: Callable[[], Made], features: Features,
             if not count:
                 raise DataError(f"{where}: has no rows (got an empty list); check the annotation file and its split")
             writer.finalize()
+    except UnicodeEncodeError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{where}: a text holds half a letter (got {error.object!a:.80}); write both halves") from error
     except BaseException:
         part.unlink(missing_ok=True)
         raise

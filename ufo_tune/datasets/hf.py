@@ -117,6 +117,8 @@ class Rows(Lazy[Sample]):
 
     def _objects(self, row: dict[str, Any], size: tuple[int, int], source: str) -> Targets:
         boxes, labels = self._value(row, "boxes", source) or [], self._value(row, "labels", source) or []
+        if not isinstance(boxes, list) or not isinstance(labels, list):
+            raise DataError(f"{source}: boxes and classes are no lists (got {boxes!r:.40}, {labels!r:.40}); mend them")
         if len(boxes) != len(labels):
             raise DataError(f"{source}: needs a class per box (got {len(labels)} for {len(boxes)}); mend the row")
         numbers = [self._class(label, f"{source}: object {k}") for k, label in enumerate(labels)]
@@ -134,7 +136,7 @@ class Rows(Lazy[Sample]):
         """What stands at a column's place; a list of objects gives the list of their values."""
         value: Any = row
         for part in self.columns[key].split("."):
-            if isinstance(value, list):
+            if isinstance(value, list) and all(isinstance(v, dict) for v in value):
                 value = [v.get(part) for v in value]
             elif isinstance(value, dict):
                 value = value.get(part)
