@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image as pil
 
 from tests.data_files import SIZE, Call, picture, write_json
 
@@ -11,6 +16,14 @@ from tests.data_files import SIZE, Call, picture, write_json
 def shape(label: str, points: list[Any], kind: str = "polygon", group: int | None = None) -> dict[str, Any]:
     """One shape."""
     return {"label": label, "points": points, "group_id": group, "shape_type": kind, "flags": {}, "description": ""}
+
+
+def painted(label: str, pixels: np.ndarray, corner: tuple[int, int], group: int | None = None) -> dict[str, Any]:
+    """What its AI tools save: the pixels [h, w] as a PNG of 0 and 1, and the first's and the last's (x, y)."""
+    png = io.BytesIO()
+    pil.fromarray(pixels.astype(np.uint8)).save(png, "PNG")
+    last = [corner[0] + pixels.shape[1] - 1, corner[1] + pixels.shape[0] - 1]
+    return {**shape(label, [list(corner), last], "mask", group), "mask": base64.b64encode(png.getvalue()).decode()}
 
 
 def annotation(image: str, *shapes: dict[str, Any], **changes: Any) -> dict[str, Any]:

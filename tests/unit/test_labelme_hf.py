@@ -49,6 +49,50 @@ def test_shapes(tmp_path: Path) -> None:
     assert len(_truth(samples[2]).boxes) == 0 and samples[1].image == tmp_path / "train" / "../images/b.png"
 
 
+def test_masks_of_ai_tools(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "a.png", 0)
+    ring = np.ones((6, 8), dtype=bool)
+    ring[2:4, 2:5] = False  # a hole, which no polygon has
+    square = shape("cup", [[40, 20], [46, 20], [46, 30], [40, 30]], group=1)
+    rows = [labelme_files.painted("ring", ring, (5, 9)), labelme_files.painted("cup", ring, (20, 3), 1), square]
+    write_json(tmp_path / "train" / "a.json", annotation("a.png", *rows))
+    (sample,) = _labelme(tmp_path)
+    truth = _truth(sample)
+    alone, pair = np.zeros(SIZE, dtype=bool), rectangle(40, 20, 46, 30)
+    alone[9:15, 5:13] = pair[3:9, 20:28] = ring
+    np.testing.assert_array_equal(masks.decode_many(truth.masks or ()), [alone, pair])
+    assert truth.boxes.tolist() == [[5, 9, 13, 15], [20, 3, 46, 30]] and truth.labels.tolist() == [1, 0]
+    assert [len(_truth(s).boxes) for s in _labelme(tmp_path, min_area=43)] == [1]  # 48 less 6; 42 and 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"points": [[5, 9], [13, 14]]}, "mask cannot be read .*8x6 pixels"),
+        ({"points": [[60, 9], [67, 14]]}, "mask is not inside the image"),
+        ({"points": [[5, 9]]}, "mask is not inside the image"),
+        ({"mask": "bm90IGEgcG5n"}, "mask cannot be read"),
+        ({"mask": "!"}, "mask cannot be read"),
+        ({"mask": None}, "mask cannot be read"),
+        ({"mask": 3}, "mask cannot be read"),
+    ],
+)
+def test_faults_of_such_masks(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    picture(tmp_path / "train" / "a.png", 0)
+    row = labelme_files.painted("ring", np.ones((6, 8), dtype=bool), (5, 9)) | changes
+    write_json(tmp_path / "train" / "a.json", annotation("a.png", row))
+    with pytest.raises(DataError, match=f"a.json: shape 0: {says}"):
+        _labelme(tmp_path)
+
+
+def test_a_mask_of_nothing_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "a.png", 0)
+    row = labelme_files.painted("ring", np.zeros((6, 8), dtype=bool), (5, 9))
+    write_json(tmp_path / "train" / "a.json", annotation("a.png", row))
+    with pytest.raises(DataError, match="a.json: shape 0: mask has no pixel"):
+        _labelme(tmp_path)
+
+
 def test_images_elsewhere_and_filters(tmp_path: Path) -> None:
     labelme_files.make(tmp_path)
     samples = _labelme(tmp_path, image_root="images", images=["b"], classes=["ball"])

@@ -7,9 +7,10 @@ Expected tree below ``root`` (subfolders are read too)::
     train/a.json  train/a.jpg    ``imagePath`` in the file says where the image is, from the file's folder
     labels.txt                   optional: the list given to ``labelme --labels``, named by option ``labels``
 
-Polygons, rectangles and circles are objects; shapes of one label and one ``group_id`` are one object. Points, lines and
-other shapes have no area and are refused unless ``ignore`` names them. Classes are the labels of ``labels`` without
-``__ignore__`` and ``_background_``, else all that occur, sorted; with ``labels``, ``__ignore__`` drops its shapes.
+Polygons, rectangles, circles and the masks of its AI tools are objects; shapes of one label and one ``group_id`` are
+one object. Points, lines and other shapes have no area and are refused unless ``ignore`` names them. Classes are the
+labels of ``labels`` without ``__ignore__`` and ``_background_``, else all that occur, sorted; with ``labels``,
+``__ignore__`` drops its shapes.
 Options: see ``load``.
 
 Licence: that of your data. Source: github.com/wkentaro/labelme, ``labelme/_label_file.py`` and ``utils/shape.py``.
@@ -17,15 +18,21 @@ Licence: that of your data. Source: github.com/wkentaro/labelme, ``labelme/_labe
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image as pil
 
+from ufo_tune.core import masks
 from ufo_tune.core.images import image_size
+from ufo_tune.core.types import Rle
 from ufo_tune.datasets import _label_maps, _pictures
 from ufo_tune.datasets import _readers as readers
 from ufo_tune.datasets._label_maps import read_names
@@ -43,11 +50,11 @@ _CORNERS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """One shape: what it is called, its group if it has one, and its outline [points, 2] in pixels."""
+    """One shape: what it is called, its group if it has one, and its outline [points, 2] in pixels, or its mask."""
 
     label: str
     group: Any
-    outline: np.ndarray
+    form: np.ndarray | Rle
     name: str
 
 
@@ -130,7 +137,7 @@ def _picture(path: Path, folder: Path, named: Sequence[str] | None, by_name: boo
         if named is not None and shape.label not in named:
             raise DataError(f"{shape.name}: unknown label (got {shape.label!r}); {did_you_mean(shape.label, named)}")
     identity = path.relative_to(folder).with_suffix("").as_posix()
-    return Picture(file, size, identity, tuple(_things(shapes)))
+    return Picture(file, size, identity, tuple(_things(shapes, size)))
 
 
 def _shapes(rows: Sequence[Any], path: Path, ignore: Sequence[str], size: tuple[int, int]) -> Iterator[_Shape]:
@@ -145,7 +152,31 @@ def _shapes(rows: Sequence[Any], path: Path, ignore: Sequence[str], size: tuple[
         if not isinstance(points, list):
             raise DataError(f"{where}: has no points (got {points!r:.80}); mend the file")
         corners = np.array([readers.numbers(p, 2, f"{where}: point") for p in points]).reshape(-1, 2)  # [points, 2]
-        yield _Shape(row["label"].strip(), row.get("group_id"), _outline(corners, kind, size, where), where)
+        form = _mask(row, corners, size, where) if kind == "mask" else _outline(corners, kind, size, where)
+        yield _Shape(row["label"].strip(), row.get("group_id"), form, where)
+
+
+def _mask(row: Mapping[str, Any], corners: np.ndarray, size: tuple[int, int], where: str) -> Rle:
+    """What LabelMe's AI tools draw: a PNG of 0 and more, and its first and last pixel [2, 2] as points."""
+    place = corners.astype(int)
+    (left, top), (right, bottom) = place if len(place) == 2 else ((0, 0), (-1, -1))
+    if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
+        raise DataError(
+            f"{where}: mask is not inside the image of {size[1]}x{size[0]} pixels (got points {corners.tolist()}); "
+            "redraw or delete it"
+        )
+    try:
+        with pil.open(io.BytesIO(base64.b64decode(row.get("mask") or "", validate=True)), formats=["PNG"]) as png:
+            if png.size != (right + 1 - left, bottom + 1 - top):  # before its pixels are read
+                raise ValueError(f"{png.size[0]}x{png.size[1]} pixels for points {corners.tolist()}")
+            part = np.asarray(png.convert("L")) > 0  # [h, w]
+    except (TypeError, ValueError, OSError, binascii.Error) as error:
+        raise DataError(f"{where}: mask cannot be read (got {error}); redraw or delete it") from error
+    if not part.any():
+        raise DataError(f"{where}: mask has no pixel (got zeros alone); redraw or delete it")
+    whole = np.zeros(size, dtype=bool)
+    whole[top : bottom + 1, left : right + 1] = part
+    return masks.encode(whole)
 
 
 def _outline(corners: np.ndarray, kind: str, size: tuple[int, int], where: str) -> np.ndarray:
@@ -165,23 +196,46 @@ def _outline(corners: np.ndarray, kind: str, size: tuple[int, int], where: str) 
     raise DataError(f"{where}: has no area (got shape_type {kind!r}); redraw it as polygon, or set ignore: [{kind}]")
 
 
-def _things(shapes: Sequence[_Shape]) -> Iterator[Thing]:
+def _things(shapes: Sequence[_Shape], size: tuple[int, int]) -> Iterator[Thing]:
     """Objects: shapes of one label and one group together."""
     groups: dict[Any, list[_Shape]] = {}
     for number, shape in enumerate(shapes):
         alone = shape.group is None
         groups.setdefault(number if alone else (shape.label, str(shape.group)), []).append(shape)
     for parts in groups.values():
-        corners = np.concatenate([p.outline for p in parts])  # [points, 2]
-        (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()
+        outlines = [p.form for p in parts if isinstance(p.form, np.ndarray)]
+        box, area, segmentation = (
+            _drawn(outlines) if len(outlines) == len(parts) else _painted([p.form for p in parts], size)
+        )
         yield Thing(
             category=parts[0].label,
-            box=(x0, y0, x1, y1),
-            area=sum(_area(p.outline) for p in parts),
-            segmentation=[p.outline.reshape(-1).tolist() for p in parts],  # x, y, x, y, ...
+            box=box,
+            area=area,
+            segmentation=segmentation,
             crowd=False,
             name=parts[0].name.rpartition(": ")[2],
         )
+
+
+_Form = tuple[tuple[float, float, float, float], float, Any]
+"""Box xyxy, area in pixels, COCO's segmentation."""
+
+
+def _drawn(outlines: Sequence[np.ndarray]) -> _Form:
+    corners = np.concatenate(outlines)  # [points, 2]
+    (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()
+    return (x0, y0, x1, y1), sum(map(_area, outlines)), [o.reshape(-1).tolist() for o in outlines]  # x, y, x, y, ...
+
+
+def _painted(forms: Sequence[np.ndarray | Rle], size: tuple[int, int]) -> _Form:
+    """Of masks, and outlines beside them."""
+    rle = masks.union(
+        [masks.from_polygons([f.reshape(-1).tolist()], size) if isinstance(f, np.ndarray) else f for f in forms]
+    )
+    x0, y0, x1, y1 = masks.boxes_of([rle])[0].tolist()
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return (x0, y0, x1, y1), float(masks.area([rle])), {"size": list(size), "counts": text}
 
 
 def _area(outline: np.ndarray) -> float:
