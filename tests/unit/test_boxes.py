@@ -53,6 +53,10 @@ def test_area_and_clip():
     a = torch.tensor([[-5.0, -5, 3, 2], [8, 1, 20, 20], [4, 4, 2, 6]])
     assert boxes.area(a).tolist() == [56, 228, 0]
     assert boxes.clip(a, (10, 12)).tolist() == [[0, 0, 3, 2], [8, 1, 12, 10], [4, 4, 2, 6]]
+    turned = torch.tensor([[4.0, 4, 2, 1], [4, 4, 6, 1]])  # both sides negative: not the product of two of them
+    assert boxes.area(turned).tolist() == [0, 0]
+    outside = torch.tensor([[-9.0, -8, -2, -1], [20, 30, 40, 50]])
+    assert boxes.clip(outside, (10, 12)).tolist() == [[0, 0, 0, 0], [12, 10, 12, 10]]
 
 
 def test_soft_nms_small_example():
@@ -75,6 +79,12 @@ def test_soft_nms_drops_duplicates_and_low_scores():
     keep, new = boxes.soft_nms(a, torch.tensor([0.9, 0.8, 1e-4]), torch.zeros(3))
     assert keep.tolist() == [0]
     assert new.tolist() == pytest.approx([0.9])
+
+
+def test_soft_nms_keeps_a_score_at_the_limit():
+    a = torch.tensor([[0.0, 0, 10, 10], [30, 30, 40, 40]])
+    keep, _ = boxes.soft_nms(a, torch.tensor([0.5, 0.25]), torch.zeros(2), min_score=0.5)
+    assert keep.tolist() == [0]
 
 
 def test_soft_nms_of_nothing():

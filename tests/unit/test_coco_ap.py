@@ -200,6 +200,11 @@ def test_coco_bad_input_names_the_sample():
         coco_ap.Metric().update(_two_boxes(), Prediction(torch.zeros(2, 4)))
     with pytest.raises(EvalError, match="the truth has no masks"):
         coco_ap.Metric(iou_type="segm").update(_two_boxes(), Prediction())
+    small = (masks.encode(np.ones((4, 5), dtype=bool)),)  # pycocotools would compare it without a word
+    one = _sample(classes=CLASSES, **_one_box([0, 0, 4, 4]), masks=(masks.encode(_block(slice(0, 4), slice(0, 4))),))
+    with pytest.raises(EvalError, match=r"a mask of the prediction is \(4, 5\) but the image is \(8, 10\)"):
+        wrong = Prediction(torch.zeros(1, 4), small, torch.ones(1), torch.zeros(1, dtype=torch.long))
+        coco_ap.Metric(iou_type="segm").update(one, wrong)
     with pytest.raises(ConfigError, match="iou_type"):
         coco_ap.Metric(iou_type="keypoints")
     with pytest.raises(ConfigError, match=r"metrics/coco_ap.backend: no such backend \(got 'slow'\)"):

@@ -69,6 +69,13 @@ def test_where_a_class_is_not_all_marked_a_miss_is_one_and_a_false_alarm_is_none
     assert _values(missed)["AP"] == 0
 
 
+def test_where_a_class_is_not_all_marked_a_find_of_another_size_is_no_small_one():
+    """The medium apple (40 x 40) is found, the small one (30 x 30) missed: nothing small was found."""
+    found = _sample(0, {"apple": BOX}, partial=("apple",)), _found(("apple", BOX, 0.9))
+    values = _values(found, (_sample(1, {"apple": ELSEWHERE}), _found()))
+    assert (values["APs"], values["APm"]) == (0, pytest.approx(1))
+
+
 def test_three_hundred_predictions_of_an_image_count_whatever_their_class():
     """The hit comes last by score, behind predictions of a class that nobody judges."""
     sample = _sample(0, {"apple": BOX}, absent=())

@@ -173,12 +173,21 @@ def test_seg_boundary_by_hand():
     assert metric.compute()["boundary_IoU"] == 6 / 18
 
 
-def test_seg_boundary_against_scipy_erosion():
+def test_seg_boundary_leaves_out_the_ignored_region_without_a_new_contour():
+    """As before, and columns up to 2 and from 6 on are ignored: 6 of 18 - 4 - 4, column 5 being no rim of either."""
+    wanted, given = _block(slice(2, 6), slice(2, 6)), _block(slice(2, 6), slice(3, 7))
+    ignored = _block(slice(None), slice(0, 3)) | _block(slice(None), slice(6, None))
+    metric = seg_iou.Metric(boundary_ratio=1e-9)
+    metric.update(_mask_sample(wanted, ignore=masks.encode(ignored)), Prediction(masks=(masks.encode(given),)))
+    assert metric.compute()["boundary_IoU"] == 6 / 10
+
+
+@pytest.mark.parametrize("size", [(120, 160), (90, 160)])  # diagonals 200 and 183.6, d = 4 and round(3.67) = 4
+def test_seg_boundary_against_scipy_erosion(size):
     """Band = mask minus its erosion by a (2d+1)^2 square, outside counting as empty; d = 2 % of the diagonal."""
     from scipy import ndimage
 
     rng = np.random.default_rng(1)
-    size = (120, 160)  # diagonal 200, d = 4
     y, x = np.mgrid[: size[0], : size[1]]
     wanted = (y - 60) ** 2 / 40**2 + (x - 80) ** 2 / 60**2 < 1
     given = (y - 64) ** 2 / 44**2 + (x - 72) ** 2 / 56**2 < 1

@@ -161,6 +161,7 @@ def test_label_maps_are_segments_one_a_class():
     said = Prediction(label_map=_labels((GRASS, 3), (CAT, 10), (GRASS, 20)))
     values = _values((true, said))
     assert values["PQ"] == (9 / 12 + 4 / 7) / 2
+    assert set(values) == {"PQ", "SQ", "RQ", "n_classes", "n", "invalid"}, "things and stuff only where they are told"
 
 
 def test_masks_go_before_the_label_map():

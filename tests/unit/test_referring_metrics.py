@@ -180,6 +180,12 @@ def test_best_of_image_of_equal_ious_does_not_depend_on_the_order():
     assert _best(*cases)["best_of_cIoU"] == (4 + 3) / (8 + 3)
 
 
+def test_best_of_image_is_the_highest_iou_and_not_the_largest_overlap():
+    """Half of eight rows, and two rows whole: the second, whatever the first has in common with its truth."""
+    values = _best(("a", _strip(0, 8), _strip(0, 4)), ("a", _strip(0, 2), _strip(0, 2)))
+    assert (values["best_of_gIoU"], values["best_of_cIoU"]) == (1.0, 1.0)
+
+
 def test_best_of_image_needs_image_ids():
     with pytest.raises(EvalError, match="made/test#000: best_of image needs image ids"):
         _best(("", _strip(0, 1), _strip(0, 1)))
