@@ -209,6 +209,25 @@ def test_dice_of_empty_masks():
     assert whole["specificity"] == 1.0
 
 
+@pytest.mark.parametrize(("true", "said"), [((), (0,)), ((0,), ())])
+def test_f1_pools_pixels_beside_a_right_empty_answer(true, said):
+    """2 TP / (2 TP + FP + FN) with one of FP and FN, and no TP: 0. Dice means over samples: 0 and 1."""
+    values = _dice((_masked(_rows(*true)), _rows(*said)), (_masked(_rows()), None))
+    assert (values["F1"], values["Dice"]) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("found", [(0,), (0, 1, 2)])
+def test_f1_is_no_mean_where_as_much_is_wrong_as_right(found):
+    """TP 1 and FN 1, or TP 2 and FP 1, beside an empty truth that is painted over: FP 1 more."""
+    values = _dice((_masked(_rows(0, 1)), _rows(*found)), (_masked(_rows()), _rows(5)))
+    hit, off = min(len(found), 2), abs(len(found) - 2) + 1
+    assert values["F1"] == 2 * hit / (2 * hit + off) != values["Dice"]
+
+
+def test_dice_of_no_samples():
+    assert set(dice.Metric().compute().values()) == {0}
+
+
 @pytest.mark.parametrize("given", [None, (masks.encode(np.zeros(SIZE, dtype=bool)),)])
 def test_dice_unreadable_answer_is_a_miss_where_nothing_is_true(given):
     empty = np.zeros(SIZE, dtype=bool)

@@ -264,6 +264,11 @@ def test_normals_median_of_even_and_odd_counts(count):
     assert value == pytest.approx(np.median(angles), abs=1e-9)
 
 
+def test_no_samples_are_numbers():
+    assert set(normal_error.Metric().compute().values()) == {0}
+    assert set(depth_error.Metric(pooled=True).compute().values()) == {0}
+
+
 def test_normals_small_angles_survive_rounding():
     """The arc cosine would give 0.0198 or 0.028 degrees for 0.02 in single precision."""
     true, said = _turned(np.full((4, 4), 0.02), np.random.default_rng(5))

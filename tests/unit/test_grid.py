@@ -27,7 +27,7 @@ def test_three_objects_on_a_toy_grid():
     boxes = centred((0.12, 0.12), (0.9, 0.1), (0.4, 0.6))
     once = assign(points, boxes, repeat=1)
     assert once.tolist() == [0, -1, -1, 1] + [-1] * 5 + [2] + [-1] * 6
-    thrice = assign(points, boxes, repeat=3)
+    thrice = assign(points, boxes)  # three times unless told otherwise, as UFO's code
     assert [(thrice == g).sum().item() for g in range(3)] == [3, 3, 3]
     # The two next points of the corner objects are their neighbours right and below.
     assert thrice[[0, 1, 4]].tolist() == [0, 0, 0]
@@ -96,6 +96,10 @@ def test_no_objects_and_points_on_the_edge():
     mask = torch.zeros(1, 4, 4, dtype=torch.bool)
     mask[0, 3, 3] = True
     assert assign(corners, centred((0.0, 0.0)), mask, repeat=1).tolist() == [-1, 0]
+    for shape, last in (((6, 2), (5, 1)), ((2, 6), (1, 5))):
+        mask = torch.zeros(1, *shape, dtype=torch.bool)
+        mask[0, last[0], last[1]] = True
+        assert assign(corners, centred((0.0, 0.0)), mask, repeat=1).tolist() == [-1, 0], "oblong, either way"
     one_pixel = torch.ones(1, 1, 1, dtype=torch.bool)
     assert assign(corners, centred((0.0, 0.0)), one_pixel, repeat=1).tolist() == [0, -1]
 

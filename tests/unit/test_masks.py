@@ -143,6 +143,12 @@ def test_run_lengths_equal_pycocotools_on_random_masks():
         assert again["counts"] == masks.encode(bitmap)["counts"]
 
 
+def test_a_run_longer_than_two_to_the_24():
+    """Twenty megapixels of background take a sixth byte."""
+    rle = coco.frPyObjects({"size": [5000, 4000], "counts": [20_000_000]}, 5000, 4000)
+    assert masks.run_lengths(rle["counts"]).tolist() == [20_000_000] and len(rle["counts"]) == 6
+
+
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
@@ -151,6 +157,8 @@ def test_run_lengths_equal_pycocotools_on_random_masks():
         ({"size": [12, 9], "counts": b"\xff\xff"}, "runs fill"),
         ({"size": [12, 9], "counts": "PPYo0"}, "runs fill"),
         ({"size": [12, 9], "counts": "ä"}, "runs fill"),
+        ({"size": [12, 9], "counts": b"\x9c3"}, "runs fill"),  # 108 is b"\\3": here with a seventh bit
+        ({"size": [12, 9], "counts": b"\x1c3"}, "runs fill"),  # and here below the first character
         ({"size": [12, 9], "counts": b"o" * 30 + b"0"}, "runs fill"),
         ({"size": [12, 9], "counts": [5, 5]}, "runs fill 10 pixels"),
         ({"size": [12, 9], "counts": [-8, 116]}, "runs fill 108 pixels"),
@@ -181,12 +189,17 @@ def test_boundary_equals_the_chessboard_distance(width):
         assert np.array_equal(masks.boundary(bitmap, width), bitmap & (distance <= width))
 
 
-def test_boundary_default_width_is_two_percent_of_the_diagonal():
-    full = np.ones((300, 400), dtype=bool)  # diagonal 500 -> 10 pixels
-    assert masks.boundary(full).sum() == 300 * 400 - 280 * 380
-    assert masks.boundary(np.ones((5, 5), dtype=bool)).sum() == 25 - 9  # never less than 1 pixel
-    assert masks.boundary(np.ones((1, 1), dtype=bool)).sum() == 1
-    assert masks.boundary(np.zeros((5, 5), dtype=bool)).sum() == 0
+def test_boundary_by_hand():
+    full = np.ones((300, 400), dtype=bool)
+    assert masks.boundary(full, 10).sum() == 300 * 400 - 280 * 380
+    assert masks.boundary(np.ones((1, 1), dtype=bool), 1).sum() == 1
+    assert masks.boundary(np.zeros((5, 5), dtype=bool), 1).sum() == 0
+
+
+def test_sure_of_a_mask_is_the_mean_over_its_own_pixels():
+    probabilities = torch.tensor([[[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]]] * 2)
+    found = probabilities > torch.tensor([0.5, 1.0])[:, None, None]
+    assert masks.mean_inside(probabilities, found).tolist() == pytest.approx([0.8, 0.0])  # ufo.md 18.6; none
 
 
 def rows(*spans):
@@ -243,6 +256,14 @@ def test_matrix_nms_equals_the_formula(seed):
         new = masks.matrix_nms(form, torch.from_numpy(scores), torch.from_numpy(labels))
         assert new.tolist() == pytest.approx(expected)
     assert masks.matrix_nms(bitmaps, torch.from_numpy(scores).float(), torch.from_numpy(labels)).dtype == torch.float32
+
+
+def test_matrix_nms_of_equal_masks_of_one_pixel():
+    pixel = np.zeros((2, 3, 4), dtype=bool)
+    pixel[:, 1, 2] = True
+    for form in (pixel, masks.encode_many(pixel)):
+        new = masks.matrix_nms(form, torch.tensor([0.9, 0.8]), torch.zeros(2), sigma=2.0)
+        assert new.tolist() == pytest.approx([0.9, 0.8 * np.exp(-2)])
 
 
 def test_matrix_nms_ranks_equal_scores_in_the_order_given():

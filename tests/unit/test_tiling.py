@@ -16,7 +16,7 @@ from tests.fixtures.plugins.made_eval.model import Processor
 from ufo_tune.config import DecodeSection, Protocol, TilingSection
 from ufo_tune.core import masks
 from ufo_tune.core.codec import Codec
-from ufo_tune.core.types import Generation, Prediction, Sample, View
+from ufo_tune.core.types import Generation, Prediction, Sample, Targets, View
 from ufo_tune.datasets import drive
 from ufo_tune.engine import analysis
 from ufo_tune.engine.answering import Answering
@@ -105,7 +105,7 @@ def test_sides_in_words_forbid_turns():
 
 
 def test_tiles_are_asked_in_batches_with_the_same_question_and_no_truth():
-    sample, model = _sample(), Seeing()
+    sample, model = _sample().with_(targets=Targets()), Seeing()
     _joined(model, sample, side=8, stride=7)
     assert [len(b) for b in model.batches] == [4, 4, 4]  # rows 0, 7, 12 by columns 0, 7, 14, 19
     asked = [s for b in model.batches for s in b]

@@ -45,6 +45,7 @@ def test_vqa_with_fewer_references_one_match_is_enough():
     assert _accuracy("Red.", "red") == 1
     assert _accuracy("red", "blue", "red") == 1
     assert _accuracy("red", *["blue"] * 9) == 0
+    assert _accuracy("red", *["blue"] * 8, "red") == 1
     metric = vqa_accuracy.Metric()
     for text in ("two", "three"):
         metric.update(Sample(None, (0, 0), "vqa", targets=Targets(text="2")), Prediction(text=text))
@@ -76,6 +77,10 @@ def test_vqa_with_fewer_references_one_match_is_enough():
         ("1,000", "1000"),
         ("1,000/day", "1000day"),  # a comma between digits: all marks go without leaving a blank
         ("red /blue-ish", "red blue ish"),  # '/' stands beside a blank, '-' does not
+        ("cat/dog /bird", "catdog bird"),  # beside a blank anywhere: all of them go, as in the official script
+        ("cat/dog/ bird", "catdog bird"),
+        ("cat/dog/\n", "cat dog"),  # the line end is no blank: it is cut off before
+        ("he'd", "he'd"),  # not "she'd" without its first letter
         ("2.5", "2.5"),
         ("no.5", "no.5"),
         ("p.m.", "pm"),

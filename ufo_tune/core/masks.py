@@ -170,12 +170,12 @@ def iou(a: Sequence[Rle], b: Sequence[Rle]) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float64))
 
 
-def boundary(mask: Bitmap, width: int | None = None) -> np.ndarray:
+def boundary(mask: Bitmap, width: int) -> np.ndarray:
     """The pixels of a mask within ``width`` pixels (chessboard distance) of its contour; image edges are contour.
 
     Args:
         mask: [H, W].
-        width: pixels; default 2 % of the image's diagonal, at least 1.
+        width: pixels, at least 1.
 
     Returns:
         [H, W] bool, a subset of the mask.
@@ -184,8 +184,6 @@ def boundary(mask: Bitmap, width: int | None = None) -> np.ndarray:
         Boundary IoU, Cheng et al. 2021 (arXiv 2103.16562), sec. 4.
     """
     pixels = _numpy(mask)
-    if width is None:
-        width = max(1, round(0.02 * float(np.hypot(*pixels.shape))))
     inner = ndimage.minimum_filter(pixels.astype(np.uint8), size=2 * width + 1, mode="constant", cval=0)
     return np.asarray(pixels & ~inner.astype(bool))
 

@@ -93,7 +93,7 @@ def _slot_runs(row: Row, slot_ids: frozenset[int], slot_tokens: int, first_answe
         if label not in slot_ids:
             current = []
             continue
-        starts_answer = at >= first_answer and (at == first_answer or row.segment[at] != row.segment[at - 1])
+        starts_answer = row.segment[at] != row.segment[at - 1]
         current.append(first_answer - 1 if starts_answer else at - 1)
         if len(current) == slot_tokens:
             runs.append(current)
