@@ -135,12 +135,13 @@ def test_accumulation_equals_one_big_batch(tmp_path):
     for batch, accumulation in ((4, 1), (1, 4)):
         out = tmp_path / f"b{batch}"
         section = {"max_steps": 1, "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        section["max_grad_norm"] = 0.5
         last = train(recipe(data=only, train={**section, "save_steps": 0}), out, progress=False)
         state = torch.load(last / "training_state.pt", weights_only=True)
         # After one step of AdamW the first moment is a tenth of the clipped gradient: what is compared.
         moments = [s["exp_avg"] for s in state["optimizer"]["state"].values()]
         results.append(torch.cat([m.flatten() for m in moments]))
-    assert results[0].abs().max() > 0
+    assert float(results[0].norm()) == pytest.approx(0.1 * 0.5, rel=1e-4), "clipped to the recipe's norm"
     assert torch.allclose(results[0], results[1], atol=1e-6)
 
 

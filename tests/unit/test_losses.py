@@ -94,12 +94,13 @@ def test_mask_losses_hold_few_maps(loss, maps):
     assert found == pytest.approx(maps * 4 * x.numel(), rel=0.01)
 
 
-def test_perfect_masks_cost_nothing_and_stay_finite():
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])  # below 1 the slope has a power below 0
+def test_perfect_masks_cost_nothing_and_stay_finite(gamma):
     targets = torch.zeros(1, 4, 4)
     targets[0, 1:3, 1:3] = 1
     logits = (targets * 2 - 1) * 200
     logits.requires_grad_(True)
-    total = focal(logits, targets).total + dice(logits, targets).total
+    total = focal(logits, targets, gamma=gamma).total + dice(logits, targets).total
     assert float(total.detach()) == pytest.approx(0, abs=1e-6)
     total.backward()
     assert torch.isfinite(logits.grad).all()
@@ -121,6 +122,25 @@ def test_depth_losses_by_hand():
     depth = torch.tensor([[[1.0, 16.0], [9.0, 1.0]]])
     assert float(silog(depth, FAR, KNOWN).total) == pytest.approx(2 / 3 * LN2**2, rel=1e-5)
     assert float(depth_l1(depth, FAR, KNOWN).total) == pytest.approx((1 + 8 + 0) / 3, rel=1e-6)
+
+
+def test_a_map_with_one_known_pixel_is_that_pixel():
+    known = torch.tensor([[[False, True], [False, False]]])
+    assert float(silog(2 * FAR, FAR, known, 0.0).total) == pytest.approx(LN2**2)
+    assert float(depth_l1(2 * FAR, FAR, known).total) == 8.0
+    up = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert float(cosine(-up, up, known).total) == 2.0
+
+
+@pytest.mark.parametrize("loss", [silog, depth_l1, cosine])
+def test_maps_add_up_each_with_the_mean_of_its_own_pixels(loss):
+    generator = torch.Generator().manual_seed(3)
+    shape = (3, 3, 4, 5) if loss is cosine else (3, 4, 5)
+    found, truth = (torch.rand(shape, generator=generator) + 0.5 for _ in range(2))
+    known = torch.rand(3, 4, 5, generator=generator) > torch.tensor([0.1, 0.5, 0.9])[:, None, None]
+    parts = [loss(found[i : i + 1], truth[i : i + 1], known[i : i + 1]).total for i in range(3)]
+    term = loss(found, truth, known)
+    assert torch.allclose(term.total, torch.stack(parts).sum()) and float(term.count) == 3
 
 
 def test_silog_is_eigens_pairwise_form():

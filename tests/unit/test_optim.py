@@ -44,6 +44,14 @@ def test_muon_groups_step_orthogonally_and_others_by_adamw():
     assert ((moved > 0.3) & (moved < 1.3)).all() and abs(float(moved.max()) - 1) < 0.3
 
 
+def test_muon_stands_still_under_a_gradient_of_zero():
+    """What no sample of a batch reached has one; it has no direction, and must not become NaN."""
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    weight.grad = torch.zeros(2, 3)
+    Muon([{"params": [weight], "lr": 0.1, "muon": True, "weight_decay": 0.0}]).step()
+    assert torch.equal(weight.data, torch.ones(2, 3))
+
+
 @pytest.mark.parametrize(("shape", "scale"), [((8, 2), 2.0), ((2, 8), 1.0)])
 def test_two_steps_of_muon_by_hand(shape, scale):
     """On diagonals Newton-Schulz is a polynomial of each number; sqrt(rows / columns) and the decay as published."""
@@ -69,6 +77,7 @@ def test_schedule_warms_up_and_ends():
     section = TrainSection(max_steps=110, warmup_steps=10, lr_scheduler_type="cosine")
     assert factor(section, 0) == 0.1 and factor(section, 9) == 1.0
     assert factor(section, 60) == pytest.approx(0.5)  # half way down a cosine
+    assert factor(section, 35) == pytest.approx((1 + math.sqrt(0.5)) / 2), "a quarter of the way: no straight line"
     assert factor(section, 110) == pytest.approx(0.0)
     linear = section.model_copy(update={"lr_scheduler_type": "linear", "max_seconds": 100.0})
     assert factor(linear, 35, 0.0) == pytest.approx(0.75)
