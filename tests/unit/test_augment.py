@@ -134,6 +134,8 @@ def test_free_text_is_never_touched() -> None:
     assert moved is image and after is sample
     caption = sample.with_(text="", targets=Targets(text="a cup left of a plate"))
     assert everything(image, caption, _rng())[1] is caption
+    talk = sample.with_(text="", history=(("where is the cup", "left"),), targets=_targets(_scene()[1]))
+    assert everything(image, talk, _rng())[1] is talk
 
 
 def test_a_sample_without_truth_is_left_alone() -> None:
@@ -176,6 +178,71 @@ def test_crop_without_masks_drops_cut_off_boxes() -> None:
         assert seen <= set(_targets(after).labels.tolist())
 
 
+END = 1 - 1e-9
+"""The last of what a random number of [0, 1) chooses from."""
+
+
+@pytest.mark.parametrize(
+    ("span", "place", "window"),
+    [
+        ((0.5, 1.0), (0, END, 0, END), (0, 30, 30, 60)),  # shares of the shorter side, 60; left in 0..30
+        ((0.5, 1.0), (END, 0, 0, 0), (0, 0, 60, 30)),
+        ((0.5, 1.0), (0.5, 0.5, 0.5, 0.5), (8, 23, 45, 45)),  # of 16 rows and 46 columns the middle ones
+        ((1.5, 1.5), (0, 0, END, END), (0, 0, 60, 90)),  # no more than there is
+    ],
+)
+def test_windows_by_hand(span: tuple[float, float], place: tuple[float, ...], window: tuple[int, ...]) -> None:
+    assert Augment(crop=1.0, crop_range=span)._window(_scene()[1], np.array(place)) == window
+
+
+@pytest.mark.parametrize(
+    ("mask", "first", "last"),
+    [
+        (None, (10, 25), (20, 40)),  # rows 40 - 30 to 20, columns 70 - 45 to 40, whole pixels
+        ((41, 15, 69, 45), (15, 25), (15, 40)),  # the mask reaches beyond its box
+        ((0, 0, 0, 0), (10, 25), (20, 40)),  # an empty mask holds nothing fast
+    ],
+)
+def test_windows_hold_what_a_phrase_names(
+    mask: tuple[int, ...] | None, first: tuple[int, int], last: tuple[int, int]
+) -> None:
+    """Half of 60 x 90 is 30 x 45; everything named lies within whatever the random numbers are."""
+    rles = None
+    if mask is not None:
+        bitmap = np.zeros(SIZE, bool)
+        bitmap[mask[1] : mask[3], mask[0] : mask[2]] = True
+        rles = (masks.encode(bitmap),)
+    targets = Targets(torch.tensor([[40.5, 20.5, 69.5, 39.5]]), rles, labels=torch.zeros(1, dtype=torch.long))
+    sample = _scene(text="the cup", targets=targets)[1]
+    half = Augment(crop=1.0, phrase_range=(0.5, 0.5))
+    assert half._window(sample, np.array([0, 0, 0, 0])) == (*first, 30, 45)
+    assert half._window(sample, np.array([0, 0, END, END])) == (*last, 30, 45)
+
+
+def test_what_a_crop_leaves_of_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of columns 20-60 and rows 10-40: what it cuts is bounded anew, by its mask where it has one."""
+    monkeypatch.setattr(Augment, "_window", lambda *_: (10, 20, 30, 40))
+    drawn = {  # box -> the mask's bounds, which are smaller; what comes out
+        (25, 15, 55, 35): ((30, 20, 40, 30), (5, 5, 35, 25)),  # whole: its box is its own
+        (20, 10, 60, 40): ((50, 12, 58, 20), (0, 0, 40, 30)),  # as large as the window: whole too
+        (10, 25, 40, 30): ((30, 25, 34, 28), (10, 15, 14, 18)),  # cut on one side: left, top, right, bottom
+        (25, 5, 30, 20): ((25, 15, 29, 18), (5, 5, 9, 8)),
+        (45, 22, 70, 30): ((45, 24, 48, 28), (25, 14, 28, 18)),
+        (42, 32, 50, 50): ((42, 34, 47, 38), (22, 24, 27, 28)),
+    }
+    bitmaps = np.zeros((len(drawn), *SIZE), bool)
+    for bitmap, ((x0, y0, x1, y1), _) in zip(bitmaps, drawn.values(), strict=True):
+        bitmap[y0:y1, x0:x1] = True
+    targets = Targets(torch.tensor(list(drawn)).float(), masks.encode_many(bitmaps), labels=torch.arange(len(drawn)))
+    image, sample = _scene(targets=targets, classes=tuple("abcdef"))
+    found = _targets(Augment(crop=1.0)(image, sample, _rng())[1])
+    assert found.boxes.tolist() == [list(after) for _, after in drawn.values()]
+    bare = Augment(crop=1.0)(image, sample.with_(targets=replace(targets, masks=None)), _rng())[1]
+    cut = [[10, 25, 40, 30], [25, 5, 30, 20], [45, 22, 70, 30], [42, 32, 50, 50]]
+    shares = [[max(x0 - 20, 0), max(y0 - 10, 0), min(x1 - 20, 40), min(y1 - 10, 30)] for x0, y0, x1, y1 in cut]
+    assert _targets(bare).boxes.tolist() == [[5, 5, 35, 25], [0, 0, 40, 30], *shares]
+
+
 def test_crop_of_an_image_without_objects() -> None:
     image, sample = _scene(targets=Targets())
     moved, after = Augment(crop=1.0, crop_range=(0.5, 0.5))(image, sample, _rng())
@@ -203,6 +270,9 @@ def test_mirrored_normals_are_those_of_the_mirrored_surface() -> None:
     image, sample = _scene(targets=Targets(normals=normals), classes=())
     _, after = Augment(flip=1)(image, sample, _rng())
     np.testing.assert_allclose(_targets(after).normals, mirrored, atol=1e-5)
+    sloped = sample.with_(targets=Targets(normals=np.broadcast_to(np.float32([0.6, -0.48, -0.64]), (*SIZE, 3))))
+    up_too = _targets(Augment(flip=1)(image, sloped, _rng())[1]).normals
+    np.testing.assert_array_equal(up_too, np.broadcast_to(np.float32([-0.6, -0.48, -0.64]), (*SIZE, 3)))
     _, cut = Augment(crop=1)(image, sample, _rng())
     assert _targets(cut).normals.shape == (*cut.size, 3) and cut.size != SIZE
 
@@ -212,6 +282,14 @@ def test_jitter_changes_colours_only() -> None:
     moved, after = Augment(jitter=1.0)(image, sample, _rng())
     assert (moved != image).any() and moved.shape == image.shape
     assert _targets(after) is _targets(sample)
+
+
+def test_factors_of_colours_by_hand() -> None:
+    """Brightness, contrast and saturation about 1, hue about 0; each by its own number and strength."""
+    jitter = Augment(jitter=1.0, jitter_strength=(0.4, 0.3, 0.2, 0.1))
+    assert jitter._factors(np.array([0, 0.5, 1, 0.75]), hue=True) == pytest.approx((0.6, 1.0, 1.2, 0.05))
+    assert jitter._factors(np.array([0.75, 0, 0.25, 0]), hue=True) == pytest.approx((1.2, 0.7, 0.9, -0.1))
+    assert jitter._factors(np.array([0.75, 0, 0.25, 0]), hue=False) == pytest.approx((1.2, 0.7, 0.9, 0.0))
 
 
 def test_hue_stays_where_words_name_a_colour() -> None:

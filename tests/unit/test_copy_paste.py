@@ -55,6 +55,60 @@ def as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy_paste, "SCALE", (1.0, 1.0))
 
 
+class Drawn:
+    """Random numbers that are given: a scale, and one end of each range."""
+
+    def __init__(self, scale: float, high: bool) -> None:
+        self.scale, self.high = scale, high
+
+    def uniform(self, low: float, high: float) -> float:
+        assert low < self.scale < high
+        return self.scale
+
+    def integers(self, low: np.ndarray, high: np.ndarray, endpoint: bool) -> np.ndarray:
+        assert endpoint
+        return np.array(high if self.high else low)
+
+
+@pytest.mark.parametrize(
+    ("scale", "high", "window"),
+    [
+        (1.0, False, (0, 0, 15, 30)),  # 10 x 20 fits 40 x 30 one and a half times
+        (1.0, True, (25, 0, 15, 30)),
+        (0.9, True, (26, 3, 14, 27)),  # 13.5 is 14: the even one
+        (1.2, False, (0, 0, 18, 30)),  # 36 wide: six columns reach beyond, on the left
+        (1.2, True, (22, 0, 18, 30)),  # or on the right
+    ],
+)
+def test_size_and_place_by_hand(scale: float, high: bool, window: tuple[int, int, int, int]) -> None:
+    ramp = np.broadcast_to(10 * np.arange(20, dtype=np.uint8)[:, None], (10, 20, 3))
+    patch, seen = copy_paste._patch(
+        np.ones((1, 10, 20), bool), np.ascontiguousarray(ramp), (40, 30), Drawn(scale, high)
+    )
+    assert patch is not None and seen.all() and patch.bitmaps.all()
+    assert patch.window == window
+    times, beyond = 1.5 * scale, 6 if (scale, high) == (1.2, False) else 0
+    wanted = 10 * ((np.arange(window[3]) + beyond + 0.5) / times - 0.5)
+    assert np.abs(patch.pixels[5, :, 0] - wanted.clip(0, 190)).max() < 1.5
+
+
+def test_masks_are_read_at_the_middle_of_pixels() -> None:
+    """Every third column, four thirds as large: columns (j + 1/2) 3/4, rounded down."""
+    stripes = np.zeros((1, 30, 30), bool)
+    stripes[:, :, 1::3] = True
+    patch, _ = copy_paste._patch(stripes, np.zeros((30, 30, 3), np.uint8), (40, 40), Drawn(1.0, False))
+    assert patch is not None and patch.window == (0, 1, 40, 38)
+    np.testing.assert_array_equal(np.flatnonzero(patch.bitmaps[0, 0]) + 1, [j for j in range(40) if j % 4 in (1, 2)])
+
+
+def test_only_masks_off_the_window_are_left_undecoded() -> None:
+    """Rows 10-15 and columns 20-40: one pixel inside at each side, and one outside."""
+    inside = [(20, 12), (39, 12), (30, 10), (30, 14)]
+    outside = [(19, 12), (40, 12), (30, 9), (30, 15)]
+    dots = [masks.encode(_box(x, y, x + 1, y + 1)) for x, y in (*inside, *outside)]
+    assert copy_paste._under(dots, (10, 20, 5, 20)) == [0, 1, 2, 3]
+
+
 @pytest.mark.usefixtures("as_it_is")
 def test_by_hand() -> None:
     sample = _sample([_box(0, 0, 20, 20), _box(30, 0, 50, 10), _box(10, 30, 14, 34)], [0, 1, 2], 1)
