@@ -59,6 +59,50 @@ def test_first_token_gives_the_score():
 
 
 @pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        ({}, [0.8, 0.6]),  # up to an IoU of 0.5 nothing is lost, as in mmcv
+        ({"iou_threshold": 0.4}, [0.8, 0.6]),
+        ({"iou_threshold": 0.3}, [0.8, 0.4]),
+        ({"iou_threshold": 0.3, "min_score": 0.5}, [0.8]),
+        ({"min_score": 0.7}, [0.8]),
+    ],
+)
+def test_options_of_detection_reach_its_nms(options, scores):
+    """Two cups that share a third of their union: the worse one keeps two thirds of its 0.6 where that is too much."""
+    generation = words(["cup,<box>0,0,40,40</box>", "cup,<box>20,0,60,40</box>"], Codec(num_bins=100), True)
+    generation.scores[:, 0] = torch.tensor([0.8, 0.6])
+    task, sample = plugins.find("tasks", "detection"), sample_of("detection")
+    found = task.decode(generation, sample, Codec(num_bins=100), **options)
+    assert found.scores.tolist() == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        ({}, [0.8, 0.6 * math.exp(-2)]),
+        ({"sigma": 0.5}, [0.8, 0.6 * math.exp(-0.5)]),
+        ({"sigma": 0.0}, [0.8, 0.6]),
+        ({"sigma": 0.0, "min_score": 0.7}, [0.8]),
+        ({"sigma": 0.0, "max_per_image": 1}, [0.8]),
+    ],
+)
+def test_options_of_instances_reach_their_nms(options, scores):
+    """Two cups on the same pixels, each sure of all of them: matrix-NMS lowers the worse one by exp(-sigma)."""
+    codec = Codec(num_bins=100, slot_side=1)
+    generation = words(["cup,<MASK>"] * 2, codec, True)
+    generation.scores[:, 0] = torch.tensor([0.8, 0.6])
+    h, w = CELLS
+    generation.image_features = torch.eye(h * w).reshape(h, w, h * w)
+    generation.hidden = torch.zeros(2, 3, h * w)
+    generation.hidden[:, 2] = 40 * math.sqrt(h * w)
+    generation.views = (View((0.0, 0.0, float(w), float(h)), CELLS),)
+    sample = sample_of("instance_segmentation").with_(size=CELLS, targets=None)
+    found = plugins.find("tasks", "instance_segmentation").decode(generation, sample, codec, **options)
+    assert found.scores.tolist() == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "certainty"), [("instance_segmentation", "cup,<MASK>", 0.8), ("res", "it,<MASK>", 0.2 ** (1 / 3))]
 )
 def test_mask_score_is_the_mean_inside(name, text, certainty):

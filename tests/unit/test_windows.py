@@ -69,15 +69,15 @@ def test_pixels_and_targets_stay_together(dihedral, box):
     assert len(seen) == (8 if dihedral else 1)
 
 
-def test_the_middle_of_a_window_is_scored_where_there_is_choice():
+@pytest.mark.parametrize(("axis", "drawn"), [(1, 11 / 37), (0, 8 / 27)])  # lefts 0 to 10 of 0 to 36; tops 0 to 7 of 26
+def test_the_middle_of_a_window_is_scored_where_there_is_choice(axis, drawn):
     """A third of the picture is scored: of windows drawn blindly a third would do, of four draws four fifths."""
-    bitmap = np.zeros(SIZE, dtype=bool)
-    bitmap[:, :13] = True
+    limit = SIZE[axis] // 3
+    bitmap = np.indices(SIZE)[axis] < limit
     sample = _marked([(0, 0, 40, 30)], ignore=masks.encode(~bitmap))
     step = Windows([sample], 4)
-    places = [int(step(sample.image, sample, np.random.default_rng(seed))[0][2, 2, 1]) for seed in range(400)]
-    drawn = 11 / 37  # lefts 0 to 10 of 0 to 36
-    assert np.mean(np.array(places) < 13) == pytest.approx(1 - (1 - drawn) ** 4 * (26 / 37), abs=0.06)
+    places = [int(step(sample.image, sample, np.random.default_rng(seed))[0][2, 2, 2 - axis]) for seed in range(400)]
+    assert np.mean(np.array(places) < limit) == pytest.approx(1 - (1 - drawn) ** 5, abs=0.06)
 
 
 def test_windows_are_spread_over_all_places():
@@ -112,15 +112,37 @@ def test_a_phrase_keeps_its_object_in_sight():
 
 
 def test_objects_that_leave_are_dropped_where_there_is_no_phrase():
-    sample = _marked([(2, 2, 8, 8), (20, 20, 30, 28), (6, 6, 22, 22)], text="")
+    leave = [(22, 6, 30, 12), (6, 20, 12, 28)]  # on one side only, of the last window
+    sample = _marked([(2, 2, 8, 8), (20, 20, 30, 28), (6, 6, 22, 22), *leave], text="")
     found = cut(sample.targets, (0, 0, 10, 10), keep=False)
     assert found.labels.tolist() == [0, 2] and len(found.crowd) == 2
     assert found.boxes.tolist() == [[2, 2, 8, 8], [6, 6, 10, 10]]
     assert masks.area(found.masks).tolist() == [36, 16]
     kept = cut(sample.targets, (0, 0, 10, 10), keep=True)
     assert kept.boxes[1].tolist() == [0, 0, 0, 0] and int(masks.area(kept.masks)[1]) == 0
-    bare = cut(replace(sample.targets, masks=None), (5, 5, 10, 15), keep=False)  # rows 5-15, columns 5-20
+    oblong = (5, 5, 10, 15)  # rows 5-15, columns 5-20
+    found = cut(sample.targets, oblong, keep=False)
+    assert [masks.decode(m).shape for m in (*found.masks, found.ignore)] == [(10, 15)] * 3
+    assert masks.area(found.masks).tolist() == [3 * 3, 14 * 9]
+    bare = cut(replace(sample.targets, masks=None), oblong, keep=False)
     assert bare.labels.tolist() == [0, 2] and bare.boxes.tolist() == [[0, 0, 3, 3], [1, 1, 15, 10]]
+
+
+def test_a_picture_of_which_nothing_is_scored_is_cut_all_the_same():
+    sample = _marked([(2, 2, 8, 8)], text="", ignore=masks.encode(np.ones(SIZE, dtype=bool)))
+    assert Windows([sample], 12)(sample.image, sample, np.random.default_rng(0))[0].shape == (12, 12, 3)
+
+
+def test_an_object_without_a_mask_is_every_pixel_its_box_touches():
+    """A box of 1.6 x 1.8 pixels in a corner: windows of one pixel show one of the 3 x 2 that it touches."""
+    box = torch.tensor([[2.5, 3.2, 4.1, 5.0]])
+    sample = _marked([(2, 3, 5, 5)])
+    sample = sample.with_(targets=replace(sample.targets, boxes=box, masks=None, ignore=None))
+    step, shown = Windows([sample], 1), set()
+    for seed in range(60):
+        image, _ = step(sample.image, sample, np.random.default_rng(seed))
+        shown.add(tuple(image[0, 0, 1:].tolist()))
+    assert shown == {(x, y) for x in (2, 3, 4) for y in (3, 4)}
 
 
 def test_a_cut_box_is_that_of_what_is_left():
