@@ -34,6 +34,10 @@ def test_wrong_token_count_and_order_are_refused():
         views.stitch(torch.zeros(5, 1), _tiles(1, 1))
     with pytest.raises(ModelError, match="raster"):
         views.stitch(torch.zeros(12, 1), _tiles(1, 2)[::-1])
+    with pytest.raises(ModelError, match="raster"):
+        views.grid_of(_tiles(2, 2)[:3])
+    with pytest.raises(ModelError, match="raster"):
+        views.grid_of((*_tiles(1, 1), View((10.0, 0.0, 20.0, 10.0), (3, 2))))
 
 
 def test_thumbnails_and_line_ends_are_no_cells():
@@ -65,7 +69,8 @@ def test_tiling_is_that_of_hugging_face(most):
     _torchvision.available()  # transformers imports it
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-    for size in ((448, 448), (896, 896), (1344, 1344), (480, 640), (1080, 1920), (100, 3000), (997, 613), (60, 60)):
+    sizes = [(448, 448), (896, 896), (1344, 1344), (480, 640), (1080, 1920), (100, 3000), (997, 613), (60, 60)]
+    for size in (*sizes, (3000, 100), (600, 1200)):  # the last has 0.45 of the pixels of 2 x 4 tiles, 0.9 of 1 x 2
         cols, rows = get_optimal_tiled_canvas(size, (448, 448), 1, most)
         assert views.tiling(size, most, 448) == (rows, cols), size
 
@@ -77,6 +82,9 @@ def test_tiling_keeps_rows_and_columns_within_bounds():
 def test_crops_fill_the_canvas_row_by_row():
     found = views.crops(views.letterbox((40, 80), 2, 3), 2, 3, (2, 2))
     assert views.canvas(found) == views.letterbox((40, 80), 2, 3) and views.grid_of(found) == (4, 6)
+    found = views.crops((-10.0, 5.0, 20.0, 45.0), 2, 3, (2, 2))
+    assert [v.box for v in found[:3]] == [(-10, 5, 0, 25), (0, 5, 10, 25), (10, 5, 20, 25)]
+    assert [v.box for v in found[3:]] == [(-10, 25, 0, 45), (0, 25, 10, 45), (10, 25, 20, 45)]
 
 
 @pytest.mark.parametrize("size", [(40, 80), (80, 40), (64, 64)])
@@ -84,6 +92,27 @@ def test_letterbox_is_centred_and_keeps_the_aspect(size):
     x0, y0, x1, y1 = views.letterbox(size)
     assert x1 - x0 == y1 - y0 == max(size)
     assert (x0 + x1) / 2 == size[1] / 2 and (y0 + y1) / 2 == size[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("size", "tiles", "box"),
+    [
+        ((45, 90), (2, 3), (0, -7.5, 90, 52.5)),  # units of 30: the width decides
+        ((80, 40), (2, 3), (-40, 0, 80, 80)),  # units of 40: the height does
+        ((40, 90), (1, 2), (0, -2.5, 90, 42.5)),
+        ((90, 40), (2, 1), (-2.5, 0, 42.5, 90)),
+    ],
+)
+def test_letterbox_of_oblong_canvases_by_hand(size, tiles, box):
+    assert views.letterbox(size, *tiles) == box
+
+
+def test_points_move_to_the_canvas_and_back_by_hand():
+    """In an image 20 wide and 40 high: pixels (10, 10) and (2, 24) on a canvas of 40 x 20 that starts at (-4, 2)."""
+    view, points = (View((-4.0, 2.0, 36.0, 22.0), (4, 4)),), torch.tensor([[0.5, 0.25], [0.1, 0.6]])
+    moved = views.to_canvas(points, (40, 20), view)
+    torch.testing.assert_close(moved, torch.tensor([[14 / 40, 8 / 20], [6 / 40, 22 / 20]]))
+    torch.testing.assert_close(views.from_canvas(moved, (40, 20), view), points)
 
 
 def test_points_move_to_the_canvas():
@@ -106,6 +135,28 @@ def test_crop_drops_the_padding():
     logits[0, 10:30] = 1.0  # exactly the image
     out = views.crop_logits(logits, view, (20, 40))
     assert out.shape == (1, 20, 40) and torch.allclose(out, torch.ones_like(out))
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40)])
+def test_crop_takes_every_pixel_from_its_place_on_the_canvas(size):
+    """One logit a pixel: on a ramp, a pixel of the image has that of the canvas, 10 pixels further."""
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+    out = views.crop_logits((x + 100 * y)[None], (View(views.letterbox(size), (4, 4)),), size)
+    inside = (slice(None), slice(10, 30)) if size[0] > size[1] else (slice(10, 30), slice(None))
+    torch.testing.assert_close(out[0], (x + 100 * y)[inside], rtol=0, atol=0.05)
+
+
+def test_known_target_is_the_mean_of_what_is_known_by_hand():
+    """Cells of four pixels: half known, a quarter known, all known; the fourth lies beside the image."""
+    values = torch.tensor([[2.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0, 1.0, 2.0, 3.0, 6.0]])
+    found = views.to_known_target(values, (View((0.0, 0.0, 16.0, 1.0), (4, 4)),), (1, 4))
+    assert found.tolist() == [[3.0, 0.0, 3.0, 0.0]]
+
+
+def test_target_of_what_lies_beside_the_canvas_is_zero():
+    mask = torch.zeros(20, 20)
+    mask[15:, 15:] = 1
+    assert not views.to_target(mask, (View((0.0, 0.0, 10.0, 10.0), (2, 2)),), (5, 5)).any()
 
 
 @pytest.mark.parametrize(("size", "out"), [((32, 32), (16, 16)), ((30, 50), (7, 11)), ((5, 5), (20, 20))])
