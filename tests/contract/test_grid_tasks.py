@@ -11,6 +11,7 @@ import torch
 
 from tests.spoken import CELLS, CLASSES, CODECS, GRID, OBJECTS, SIZE, codec_name, encode, sample_of, spoken, words
 from ufo_tune import plugins
+from ufo_tune.core import masks
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import View
 from ufo_tune.errors import ConfigError, DataError
@@ -178,8 +179,22 @@ def test_sampled_classes(name, codec):
     assert len(seen) == 6
     full = encode(task, sample, codec, 0, "scenes_" + name, sample_prob=0.0).turns[0].question
     assert full.partition(" ")[2] == ",".join(names)
-    nobody = encode(task, sample_of(name, 0).with_(classes=names), codec, 0, sample_prob=1.0, absent=0)
-    assert "class" in nobody.turns[0].question.partition(":")[2]
+    for absent, wanted in ((0, 1), (2, 2)):  # without a class that is there, so many others as beside one
+        nobody = encode(task, sample_of(name, 0).with_(classes=names), codec, 0, sample_prob=1.0, absent=absent)
+        assert nobody.turns[0].question.count("class ") == wanted
+
+
+def test_only_classes_that_somebody_looked_for_are_asked_in_vain(name, codec):
+    """Of cup (there), table and cat somebody looked for the cat, and for what is no class here."""
+    task, sample = plugins.find("tasks", name), sample_of(name, 1).with_(absent=(" cat", "dog"))
+
+    def asked(**options):
+        return encode(task, sample, codec, 0, "scenes_" + name, **options).turns[0].question.partition(" ")[2]
+
+    assert set(asked().split(",")) == {"Cup", "cat"}
+    assert asked(negatives="any") == ",".join(CLASSES)
+    with pytest.raises(ConfigError, match=r"negatives is unknown \(got 'all'\)"):
+        asked(negatives="all")
 
 
 def test_crowds_are_neither_objects_nor_background(name, codec):
@@ -190,6 +205,46 @@ def test_crowds_are_neither_objects_nor_background(name, codec):
     x0, y0, x1, y1 = sample.targets.boxes[1].tolist()
     at = [(a.point[0] * SIZE[1], a.point[1] * SIZE[0]) for a in said]
     assert len(said) < 100 and not any(x0 < x < x1 and y0 < y < y1 for x, y in at)
+
+
+def test_a_crowd_without_a_mask_is_its_box_and_ignored_pixels_are_not_background(codec):
+    task, sample = plugins.find("tasks", "detection"), sample_of("detection", 2)
+    ignored = np.zeros(SIZE, dtype=bool)
+    ignored[30:, 40:] = True
+    crowd = torch.tensor([False, True])
+    sample = sample.with_(targets=replace(sample.targets, masks=None, crowd=crowd, ignore=masks.encode(ignored)))
+    said = encode(task, sample, codec, keep=400, rows=20, cols=20, repeat=1).turns[0].answers
+    x0, y0, x1, y1 = sample.targets.boxes[1].tolist()
+
+    def hidden(x, y):
+        return (x0 <= x <= x1 and y0 <= y <= y1) or ignored[int(y), int(x)]
+
+    every = [((c + 0.5) / 20, (r + 0.5) / 20) for r in range(20) for c in range(20)]
+    wanted = [(x, y) for x, y in every if not hidden(x * SIZE[1], y * SIZE[0])]
+    assert [a.point for a in said] == [pytest.approx(p) for p in wanted]
+
+
+def test_the_point_that_speaks_is_the_nearest_in_shares_of_an_oblong_image(codec):
+    sample = sample_of("detection", 1)
+    sample = sample.with_(targets=replace(sample.targets, boxes=torch.tensor([[36.0, 26.0, 44.0, 34.0]])))
+    said = encode(plugins.find("tasks", "detection"), sample, codec, keep=1, rows=20, cols=20, repeat=1)
+    assert said.turns[0].answers[0].point == pytest.approx((40 / 64, 30 / 48))  # a cell's centre: 12.5 / 20
+
+
+def test_an_object_without_a_pixel_is_not_spoken_of(codec):
+    sample = sample_of("instance_segmentation", 2)
+    empty = masks.encode(np.zeros(SIZE, dtype=bool))
+    sample = sample.with_(targets=replace(sample.targets, masks=(sample.targets.masks[0], empty)))
+    said = encode(plugins.find("tasks", "instance_segmentation"), sample, codec, keep=100).turns[0].answers
+    assert {a.text.partition(",")[0] for a in said if "<" in a.text} == {"Cup"}
+
+
+def test_names_as_written_come_before_names_in_another_case():
+    box, sample = "<box>0,0,20,20</box>", sample_of("detection").with_(classes=("cup", "Cup ", "cat"), targets=None)
+    texts = [f"Cup,{box}", f"cup,{box}", f"CUP,{box}", " Background ", f"dog,{box}"]
+    codec = Codec(num_bins=100)
+    found = plugins.find("tasks", "detection").decode(words(texts, codec, True), sample, codec, iou_threshold=1.0)
+    assert found.labels.tolist() == [1, 0, 0] and found.invalid == 1
 
 
 @pytest.mark.parametrize(
