@@ -46,3 +46,19 @@ def test_without_gradients_there_are_none(maps):
         found = pieces.summed(losses, small, list(targets))
     assert not found["dice"].total.requires_grad
     torch.testing.assert_close(found["dice"].total, losses(small, targets)["dice"].total.detach())
+
+
+@pytest.mark.parametrize(
+    ("group", "budget", "sizes"),
+    [(3, 0, [3, 3]), (3, 5, [3, 3]), (3, 6, [6]), (1, 0, [1] * 6), (1, 4, [4, 2]), (2, 5, [4, 2])],
+)
+def test_maps_that_belong_together_are_in_one_piece(group, budget, sizes):
+    """Six maps under a budget of so many: whole groups, one at least."""
+    small, seen = torch.zeros(6, 2, 2, requires_grad=True), []
+
+    def watched(part, targets):
+        seen.append(len(targets))
+        return losses(part, targets)
+
+    pieces.summed(watched, small, [torch.zeros(4, 4)] * 6, pixels=16 * budget, group=group)
+    assert seen == sizes

@@ -51,6 +51,26 @@ def test_points_speak_of_what_lies_under_them(seed):
             assert label_map[int(y * 20), int(x * 20)] == number
 
 
+def test_points_of_an_oblong_map_speak_of_what_lies_under_them():
+    """20 x 40: two classes side by side above, the third below."""
+    label_map = np.repeat([[0] * 20 + [1] * 20, [2] * 40], 10, axis=0)
+    said = _said(_sample(label_map), 0, rows=5, cols=5, repeat=25)
+    assert len(said) == 25
+    for name, (x, y) in said:
+        assert name == CLASSES[label_map[int(y * 20), int(x * 40)]]
+
+
+def test_class_between_the_points_of_an_oblong_map_has_the_nearest():
+    """Pixel (32, 8) of 40 x 20 is at (0.8125, 0.425): of tenths, 0.9 and 0.5 are nearest, then 0.7 and 0.5."""
+    label_map = np.zeros((20, 40))
+    label_map[8, 32] = 2
+    for seed in range(5):
+        said = _said(_sample(label_map), seed, rows=5, cols=5)
+        ((x, y),) = [p for name, p in said if name == CLASSES[2]]
+        assert y == pytest.approx(0.5) and min(abs(x - 0.9), abs(x - 0.7)) < 1e-6
+    assert x == pytest.approx(0.9), "the second only where the other class happens to want the first"
+
+
 def test_class_between_the_points_is_spoken_of_nearby():
     label_map = np.zeros((20, 20))
     label_map[8, 12] = 2  # points of a 5 x 5 grid are read at pixels 2, 6, 10, 14 and 18
