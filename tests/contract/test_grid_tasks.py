@@ -208,16 +208,16 @@ def test_crowds_are_neither_objects_nor_background(name, codec):
 
 
 def test_a_crowd_without_a_mask_is_its_box_and_ignored_pixels_are_not_background(codec):
-    task, sample = plugins.find("tasks", "detection"), sample_of("detection", 2)
+    task, sample = plugins.find("tasks", "detection"), sample_of("detection", 3)
     ignored = np.zeros(SIZE, dtype=bool)
     ignored[30:, 40:] = True
-    crowd = torch.tensor([False, True])
+    crowd = torch.tensor([False, True, True])
     sample = sample.with_(targets=replace(sample.targets, masks=None, crowd=crowd, ignore=masks.encode(ignored)))
     said = encode(task, sample, codec, keep=400, rows=20, cols=20, repeat=1).turns[0].answers
-    x0, y0, x1, y1 = sample.targets.boxes[1].tolist()
 
     def hidden(x, y):
-        return (x0 <= x <= x1 and y0 <= y <= y1) or ignored[int(y), int(x)]
+        boxes = sample.targets.boxes[1:].tolist()
+        return any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes) or ignored[int(y), int(x)]
 
     every = [((c + 0.5) / 20, (r + 0.5) / 20) for r in range(20) for c in range(20)]
     wanted = [(x, y) for x, y in every if not hidden(x * SIZE[1], y * SIZE[0])]

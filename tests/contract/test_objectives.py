@@ -15,11 +15,13 @@ from tests.tiny import CODEC
 from ufo_tune import plugins
 from ufo_tune.config import TrainSection
 from ufo_tune.core import answers
+from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Answer, Dialogue, LossTerm, Slot, SlotKind, Targets, Turn
 from ufo_tune.engine import checkpoint
 from ufo_tune.engine.optim import optimizer
 from ufo_tune.engine.trainable import Trainable, check_objectives
 from ufo_tune.errors import ConfigError, ModelError
+from ufo_tune.objectives import next_token
 
 OBJECTIVES = plugins.names("objectives")
 CAPTION = Dialogue((Turn("what is the red circle", (Answer("a square"),)),))
@@ -111,6 +113,67 @@ def test_rows_add_up_to_the_whole(model, trainable):
     for name, term in whole.items():
         assert float(term.count) == sum(float(p[name].count) for p in parts)
         torch.testing.assert_close(term.total, sum(p[name].total for p in parts), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "term"),
+    [
+        ("next_token", "weight", "token"),
+        ("mask_retrieval", "dice_weight", "dice"),
+        ("mask_retrieval", "focal_weight", "focal"),
+        ("depth_retrieval", "silog_weight", "silog"),
+        ("depth_retrieval", "l1_weight", "depth_l1"),
+        ("normal_retrieval", "weight", "normal"),
+    ],
+)
+def test_a_weight_scales_the_total_of_its_term_alone(model, name, option, term):
+    """Counts are what totals are divided by: a weight in both would be none."""
+    b = everything(model)
+    with torch.no_grad():
+        plain, once, thrice = (Trainable(model, {name: o})(b) for o in ({}, {option: 1.0}, {option: 3.0}))
+    for other in plain:
+        torch.testing.assert_close(once[other].total, plain[other].total)
+        torch.testing.assert_close(thrice[other].total, (3.0 if other == term else 1.0) * plain[other].total)
+        assert plain[other].count == once[other].count == thrice[other].count
+
+
+@pytest.mark.parametrize("rows", [7, 1024])
+@pytest.mark.parametrize("slot_weight", [1.0, 0.25])
+def test_token_loss_is_that_of_each_supervised_token(model, rows, slot_weight):
+    """Token by token; those of a slot after its first count less, in the total and in the count."""
+    b = everything(model)
+    later = {(m, p) for m, at in zip(b.slot_owner.tolist(), b.slot_index.tolist(), strict=True) for p in at[1:]}
+    total, count = 0.0, 0.0
+    with torch.no_grad():
+        output = model(b, [])
+        for row, at, label in zip(*(v.tolist() for v in predicting(b.labels, b.segment)), strict=True):
+            weight = slot_weight if (row, at) in later else 1.0
+            logits = output.logits(output.hidden[row, at])
+            total += weight * float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(label)))
+            count += weight
+        term = Trainable(model, {"next_token": {"rows": rows, "slot_weight": slot_weight}})(b)["token"]
+    assert later and float(term.count) == pytest.approx(count)
+    assert float(term.total) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "more"), [(7, 0), (7, 2), (1024, 2)])
+def test_the_head_is_called_as_often_as_all_processes_agree(model, rows, more, monkeypatch):
+    """Pieces without a token stand in; total and gradient stay those of one piece."""
+    b, found = one_row(model, 0), []
+    loss, called = next_token.token_cross_entropy, []
+    monkeypatch.setattr(next_token, "token_cross_entropy", lambda *a, **k: (called.append(0), loss(*a, **k))[1])
+    for options, extra in (({}, 0), ({"rows": rows}, more)):
+        model.zero_grad()
+        trainable = Trainable(model, {"next_token": options})
+        trainable.objectives["next_token"].calls = lambda own, extra=extra: own + extra
+        called.clear()
+        term = trainable(b)["token"]
+        assert len(called) == -(-int(term.count) // options.get("rows", 1024)) + extra
+        term.total.backward()
+        found.append((term.total.detach(), model.vlm.hf.get_input_embeddings().weight.grad.clone()))
+    torch.testing.assert_close(found[0], found[1])
+    with pytest.raises(ConfigError, match=r"rows: is out of range \(got 0\)"):
+        Trainable(model, {"next_token": {"rows": 0}})
 
 
 def _plugin(folder: Path, name: str, terms: str) -> str:
