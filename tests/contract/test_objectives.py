@@ -8,13 +8,15 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from safetensors.torch import save_file
 
 from tests import tiny
 from tests.tiny import CODEC
 from ufo_tune import plugins
 from ufo_tune.config import TrainSection
-from ufo_tune.core import answers
+from ufo_tune.core import answers, losses
+from ufo_tune.core.retrieval import mask_logits
 from ufo_tune.core.sequence import predicting
 from ufo_tune.core.types import Answer, Dialogue, LossTerm, Slot, SlotKind, Targets, Turn
 from ufo_tune.engine import checkpoint
@@ -48,8 +50,9 @@ TRUTH = Targets(torch.tensor([[8.0, 5.0, 40.0, 30.0]]), labels=torch.tensor([0])
 MASK = Slot("mask", np.ones((40, 56), dtype=bool))
 SEGMENT = Turn("segment the red circle", (Answer(answers.slots(CODEC), (MASK,), phrase="the red circle"),))
 REFERRING = Dialogue((SEGMENT,))
-EVERYTHING = (tiny.grid_dialogue(3), CAPTION, tiny.map_dialogue(), REFERRING)
-"""Boxes, masks and background; a caption; depth and normals; a phrase and its mask."""
+MAPS = tiny.map_dialogue()
+EVERYTHING = (tiny.grid_dialogue(3), CAPTION, MAPS, tiny.grid_dialogue(2), MAPS, REFERRING)
+"""Boxes, masks and background; a caption; depth and normals; a phrase and its mask. Two rows of each kind of map."""
 
 
 def everything(model):
@@ -137,6 +140,35 @@ def test_a_weight_scales_the_total_of_its_term_alone(model, name, option, term):
         assert plain[other].count == once[other].count == thrice[other].count
 
 
+def test_retrieval_terms_are_the_losses_of_raised_maps(model):
+    """Map by map with torch's own interpolation; three slots are one map of normals."""
+    b, wanted = everything(model), dict.fromkeys(("dice", "focal", "silog", "depth_l1", "normal"), 0.0)
+    near, far = model.codec.depth_range
+    with torch.no_grad():
+        output, normals = model(b, []), []
+        for m, (row, kind) in enumerate(zip(b.slot_owner.tolist(), b.slot_kinds, strict=True)):
+            small = mask_logits(output.hidden[row, b.slot_index[m]][None], output.image_features[row])
+            target = b.slot_targets[m][None].float()
+            raised = functional.interpolate(small[None], target.shape[1:], mode="bilinear", align_corners=False)[0]
+            if kind == "mask":
+                terms = {"dice": losses.dice(raised, target), "focal": losses.focal(raised, target)}
+            elif kind == "depth":
+                depth, known = near + (far - near) * raised.sigmoid(), (target >= near) & (target <= far)
+                terms = {"silog": losses.silog(depth, target, known, 0.5)}
+                terms["depth_l1"] = losses.depth_l1(depth, target, known)
+            else:
+                normals.append((2 * raised.sigmoid() - 1, target))
+                terms = {}
+                if len(normals) % 3 == 0:
+                    found, truth = (torch.stack(v, dim=1) for v in zip(*normals[-3:], strict=True))
+                    terms["normal"] = losses.cosine(found, truth, truth.norm(dim=1) >= 0.5)
+            for name, term in terms.items():
+                wanted[name] += float(term.total)
+        found = Trainable(model, {n: {} for n in OBJECTIVES})(b)
+    assert {k: float(found[k].total) for k in wanted} == pytest.approx(wanted, rel=1e-4)
+    assert [float(found[k].count) for k in wanted] == [b.slot_kinds.count("mask")] * 2 + [2.0] * 3
+
+
 @pytest.mark.parametrize("rows", [7, 1024])
 @pytest.mark.parametrize("slot_weight", [1.0, 0.25])
 def test_token_loss_is_that_of_each_supervised_token(model, rows, slot_weight):
@@ -149,7 +181,7 @@ def test_token_loss_is_that_of_each_supervised_token(model, rows, slot_weight):
         for row, at, label in zip(*(v.tolist() for v in predicting(b.labels, b.segment)), strict=True):
             weight = slot_weight if (row, at) in later else 1.0
             logits = output.logits(output.hidden[row, at])
-            total += weight * float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(label)))
+            total += weight * float(functional.cross_entropy(logits.float(), torch.tensor(label)))
             count += weight
         term = Trainable(model, {"next_token": {"rows": rows, "slot_weight": slot_weight}})(b)["token"]
     assert later and float(term.count) == pytest.approx(count)

@@ -17,6 +17,7 @@ from ufo_tune.core.boxes import iou
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Targets
 from ufo_tune.errors import DataError, UfoTuneError
+from ufo_tune.tasks._truth import boxes_inside
 
 NAMES = plugins.names("tasks")
 PHRASE = ("rec", "res")
@@ -268,6 +269,18 @@ def test_box_outside_the_image(name, codec, box):
     boxes[-1] = torch.tensor(box)
     with pytest.raises(DataError, match=rf"box {len(boxes) - 1} does not lie in the image of 64 x 48 pixels \(got \["):
         encode(plugins.find("tasks", name), sample.with_(targets=replace(sample.targets, boxes=boxes)), codec)
+
+
+def test_a_box_may_leave_the_image_by_a_pixel_and_is_cut():
+    sample = sample_of("rec")
+    for number, limit in enumerate((-1.0, -1.0, 65.0, 49.0)):  # the image is 64 x 48
+        box = torch.tensor([[20.0, 20.0, 30.0, 30.0]])
+        box[0, number] = limit
+        found = boxes_inside(sample.with_(targets=replace(sample.targets, boxes=box)))
+        assert found[0, number] == (0, 0, 64, 48)[number] and (found == box).sum() == 3
+        box[0, number] += 0.1 if number > 1 else -0.1
+        with pytest.raises(DataError, match="box 0 does not lie in the image"):
+            boxes_inside(sample.with_(targets=replace(sample.targets, boxes=box)))
 
 
 @pytest.mark.parametrize("name", ["res", "instance_segmentation"])
