@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as functional
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from tests import tiny
@@ -149,7 +149,7 @@ def test_retrieval_terms_are_the_losses_of_raised_maps(model):
         for m, (row, kind) in enumerate(zip(b.slot_owner.tolist(), b.slot_kinds, strict=True)):
             small = mask_logits(output.hidden[row, b.slot_index[m]][None], output.image_features[row])
             target = b.slot_targets[m][None].float()
-            raised = functional.interpolate(small[None], target.shape[1:], mode="bilinear", align_corners=False)[0]
+            raised = F.interpolate(small[None], target.shape[1:], mode="bilinear", align_corners=False)[0]
             if kind == "mask":
                 terms = {"dice": losses.dice(raised, target), "focal": losses.focal(raised, target)}
             elif kind == "depth":
@@ -181,7 +181,7 @@ def test_token_loss_is_that_of_each_supervised_token(model, rows, slot_weight):
         for row, at, label in zip(*(v.tolist() for v in predicting(b.labels, b.segment)), strict=True):
             weight = slot_weight if (row, at) in later else 1.0
             logits = output.logits(output.hidden[row, at])
-            total += weight * float(functional.cross_entropy(logits.float(), torch.tensor(label)))
+            total += weight * float(F.cross_entropy(logits.float(), torch.tensor(label)))
             count += weight
         term = Trainable(model, {"next_token": {"rows": rows, "slot_weight": slot_weight}})(b)["token"]
     assert later and float(term.count) == pytest.approx(count)
