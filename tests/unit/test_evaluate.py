@@ -18,6 +18,7 @@ from ufo_tune.core import masks
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Prediction, Sample
 from ufo_tune.engine import predictions, report
+from ufo_tune.engine.answering import batched, grouped
 from ufo_tune.engine.evaluate import evaluate
 from ufo_tune.engine.predictions import cases
 from ufo_tune.engine.suites import parse_suites
@@ -349,3 +350,17 @@ def test_scores_of_a_published_model_lie_beside_no_folder_of_its_name(made, tmp_
     monkeypatch.setattr(engine, "load", lambda _: SimpleNamespace(to=lambda _: made[0]()))
     assert cli.main(["eval", "org/name", "--suite", "one"]) == 0
     assert (tmp_path / "eval_name" / "report.html").is_file() and not (tmp_path / "org").exists()
+
+
+def test_samples_of_one_image_share_rows_by_hand():
+    """Up to ``pack`` of one image in the order of the samples; an image without a name stands alone."""
+    samples = [SimpleNamespace(image_id=name) for name in ("a", "b", "a", "", "", "a")]
+    assert grouped(samples) == [(i,) for i in range(6)] and grouped(samples, limit=2) == [(0,), (1,)]
+    assert grouped(samples, pack=2) == [(0, 2), (5,), (1,), (3,), (4,)]
+    assert grouped(samples, limit=3, pack=9) == [(0, 2), (1,)] and len(grouped(samples, limit=99)) == 6
+
+    class Named(list):
+        image_ids = ("a", "a", "b")
+
+    assert grouped(Named([None] * 3), pack=2) == [(0, 1), (2,)], "no sample is opened where the dataset knows"
+    assert batched([(0, 2), (5,), (1,)], 2) == [[(0, 2), (5,)], [(1,)]]
