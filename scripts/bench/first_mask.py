@@ -5,8 +5,8 @@
 Every figure is of fresh Python processes, the fastest of ``--repeat``; the files have been read before, so the disk is
 not measured. ``wall`` is what the user waits; ``cpu`` is what the process computed, which other work on the machine
 disturbs less. The parts of the first mask follow each other: all imports, the weights, the answer. Below stands what
-plain Python takes to import torch alone, and with it the classes of transformers that a LLaVA needs: nobody who uses
-them can be faster but by what ``ufo_tune.core.imports`` saves. The last line is this floor's share of our time.
+plain Python takes to import torch alone, and with it the classes of transformers that a LLaVA needs: the floor, but
+for the tenth that ``ufo_tune.core.imports`` saves. The last line is the floor's share of our time.
 
 Without ``--model`` it is the shipped base, prepared and never taught: it answers all the same, and its answer takes as
 long as a taught one's.

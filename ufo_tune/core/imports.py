@@ -11,7 +11,7 @@ def uncollected(name: str) -> ModuleType:
     """``importlib.import_module`` while Python collects no garbage.
 
     A module makes many objects that stay, and each collection walks all that came before: with torch and transformers
-    that takes about a fifth of the time (``scripts/bench/first_mask.py``).
+    that takes about a tenth of the time.
 
     Raises:
         ImportError: as ``import`` does.
