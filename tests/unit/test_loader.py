@@ -73,9 +73,10 @@ def test_a_signal_to_the_whole_group_leaves_workers_alone(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("ufo_tune.data.loader._heed_only_the_parent", late)
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", _start_and_signal)
+    others = set(multiprocessing.active_children())  # of earlier tests
     stream = iter(_loader(workers=2))
     first = next(stream)
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - others
     assert len(workers) == 2
     for worker in workers:
         _launcher_stops(worker)
@@ -106,19 +107,20 @@ def test_a_signal_while_workers_start_still_reaches_the_one_that_trains() -> Non
 
 
 FAILS = """
-import multiprocessing
+import multiprocessing, subprocess
 from tests.unit.test_loader import _loader
 stream = iter(_loader(workers=2))
 next(stream)
-multiprocessing.active_children()[0].kill()
+print("begun", flush=True)
+subprocess.run(["kill", "-KILL", str(multiprocessing.active_children()[0].pid)])
 for _ in stream: pass
 """
 
 
 def test_a_program_that_loses_a_worker_ends() -> None:
-    """The other workers, which the error's traceback keeps, must not outlast it."""
-    ended = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1 and "killed by signal" in ended.stderr
+    """The other worker, which the error's traceback keeps, must not outlast it. Which error it is depends on chance."""
+    ended = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout) == (1, "begun\n") and "Traceback" in ended.stderr
 
 
 def test_every_batch_has_its_own_randomness() -> None:
