@@ -16,6 +16,7 @@ from itertools import pairwise
 from ufo_tune.core.codec import Codec
 
 _INTEGER = re.compile(r"[0-9]{1,9}")  # bounded: int() refuses thousands of digits
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,11 @@ def tidy(text: str, codec: Codec) -> str:
     for token in (codec.mask_token, codec.depth_token):
         text = re.sub(rf"(?<={re.escape(token)})\s+(?={re.escape(token)})", "", text)
     return re.sub(r"\s+(?=[,.?!;:](\s|$))", "", text).strip()
+
+
+def whole(text: str) -> bool:
+    """Whether no letter is only half there: JSON can write such a text, no file and no tokenizer takes it."""
+    return _HALVES.search(text) is None
 
 
 def pieces(text: str, codec: Codec) -> list[str]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ufo_tune.core.answers import whole
 from ufo_tune.core.images import image_size
 from ufo_tune.core.lazy import Lazy
 from ufo_tune.core.types import NO_SIZE, Sample, Targets
@@ -235,7 +236,7 @@ def _said(row: dict[str, Any], where: str) -> Iterator[tuple[str, str]]:
             raise DataError(f"{where}: turn {number}: unknown role (got {role!r:.40}); use {', '.join(_KINDS)}")
         if not isinstance(text, str):
             raise DataError(f"{where}: turn {number}: is no text (got {text!r:.40}); give its words")
-        if not _whole(text):
+        if not whole(text):
             raise DataError(f"{where}: turn {number}: holds half a letter (got {text!a:.40}); write both halves")
         yield _KINDS[role], text
 
@@ -244,7 +245,7 @@ def _image(row: dict[str, Any], questions: Sequence[str], where: str) -> str:
     """The one image; empty where the conversation is text only. Naming it once more, as a turn may, does not matter."""
     named = row.get("images", row.get("image")) or []
     named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not all(isinstance(n, str) and n and _whole(n) for n in named):
+    if not isinstance(named, list) or not all(isinstance(n, str) and n and whole(n) for n in named):
         raise DataError(f"{where}: image is no path (got {named!r:.80}); give the path below the image folder")
     if len(set(named)) > 1:
         raise DataError(f"{where}: shows several images (got {len(set(named))}); split it, or drop the row")
@@ -253,11 +254,6 @@ def _image(row: dict[str, Any], questions: Sequence[str], where: str) -> str:
     if asks and not named:
         raise DataError(f"{where}: asks about an image (got none); name it in the row, or drop the row")
     return named[0] if named else ""
-
-
-def _whole(text: str) -> bool:
-    """Whether no letter is only half there, as JSON can write it and no file can hold it."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _words(text: str) -> str:

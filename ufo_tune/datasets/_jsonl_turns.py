@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ufo_tune.core import placeholders
+from ufo_tune.core.answers import whole
 from ufo_tune.errors import DataError
 
 MAX_TEXT = 50_000
@@ -109,7 +110,7 @@ def refuse_long(text: str, most: int, where: str) -> None:
     """
     if len(text) > most:
         raise DataError(f"{where}: is too long (got {len(text)} letters: {text!r:.40}...); give at most {most}")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not whole(text):
         raise DataError(f"{where}: holds half a letter (got {text!a:.80}); write both halves, or save as UTF-8")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufo_tune.core.answers import whole
 from ufo_tune.core.codec import Codec
 from ufo_tune.core.types import Rle, Sample, Targets
 from ufo_tune.errors import DataError
@@ -56,7 +57,7 @@ def refuse_tokens(sample: Sample, what: str, text: str, codec: Codec) -> None:
     Raises:
         DataError: the text spells one of the codec's tokens, or has halves of characters.
     """
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not whole(text):
         raise DataError(f"{sample.source}: the {what} holds half a letter (got {text!a:.80}); write it in UTF-8")
     spelled = [token for token in codec.special_tokens if token in text]
     if spelled:
