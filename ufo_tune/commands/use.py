@@ -67,8 +67,6 @@ def predict(args: Namespace) -> None:
     missing = [str(i) for i in args.images if not os.path.isfile(i)]
     if missing:
         raise ConfigError(f"predict: no such file (got {', '.join(missing)}); give pictures that exist")
-    if args.tile < 0:
-        raise ConfigError(f"predict: --tile must not be negative (got {args.tile}); 0 shows every picture whole")
     plugins.find("tasks", args.task)  # known before a large model is loaded
     from ufo_tune.engine.predict import predict_files
 

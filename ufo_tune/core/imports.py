@@ -11,7 +11,7 @@ def uncollected(name: str) -> ModuleType:
     """``importlib.import_module`` while Python collects no garbage.
 
     A module makes many objects that stay, and each collection walks all that came before: with torch and transformers
-    that takes about a tenth of the time.
+    that takes time (``scripts/bench/first_mask.py``).
 
     Raises:
         ImportError: as ``import`` does.
